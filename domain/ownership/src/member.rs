@@ -1,0 +1,783 @@
+//! A member of a data group: what it promises, when it carries a log, when it leads.
+//!
+//! The agent feeds calls and events into [`Member::step`] and performs the outputs **in order, one
+//! after the other**; where one fails, it performs none of the rest, cuts everything and answers
+//! `Refused::Failed`. The next input waits until the outputs of the last one are done (the three
+//! long ones, `Promote`, `OpeningTransaction` and `Rebuild`, run beside and report by an input).
+//! What stands in `Durable` survives a crash, the rest does not: `Prepared` is never kept over a
+//! restart, so a promotion is only for the process that made the promise.
+
+use atoll_topology::{MemberId, Term};
+use serde::{Deserialize, Serialize};
+
+use crate::line::join_path;
+use crate::messages::{Answer, Call, Grant, JoinPath, LogEnd, Refused, TermRow};
+
+/// What stands in the promise file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durable {
+    /// The highest term that this member takes part in, and the lowest.
+    pub promise: Term,
+    /// Whose log it takes, under that promise.
+    pub upstream: Option<MemberId>,
+    /// What stands in the way of starting its PostgreSQL as it is.
+    pub mark: Mark,
+}
+
+/// What stands in the way of starting a member's PostgreSQL as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mark {
+    /// Nothing.
+    None,
+    /// A rewind or a clone was begun and not finished; it is repeated before any start.
+    Rebuilding,
+    /// The directory or the promise was lost: it promises, but it does not count and stays out.
+    Lost,
+}
+
+/// What a member does at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "kebab-case")]
+pub enum Role {
+    /// Its PostgreSQL is not up; its log cannot be read.
+    Down,
+    /// A standby; linked to its durable upstream, or sealed.
+    Standby {
+        /// Whether it takes its upstream's log.
+        linked: bool,
+    },
+    /// Being rewound or cloned.
+    Rebuilding,
+    /// Leads, or led until a newer promise.
+    Primary {
+        /// The term that it was promoted for.
+        led: Term,
+        /// How far it is.
+        stage: Stage,
+    },
+}
+
+/// How far a primary is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub enum Stage {
+    /// PostgreSQL leaves recovery.
+    Promoting,
+    /// Writable; its opening transaction is not acknowledged, so nobody may enter.
+    Promoted,
+    /// Its opening transaction is acknowledged.
+    Opened,
+    /// Serves clients.
+    Serving,
+    /// Serves nobody for now: it has not heard k standbys under its own term.
+    Isolated,
+    /// Promised a newer term.
+    Closed,
+    /// Demoted: feeds its target and nobody else.
+    Demoted {
+        /// The coming primary.
+        target: MemberId,
+    },
+}
+
+/// What happens to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The process has started: `Durable` was read, or is new.
+    Started,
+    /// Its PostgreSQL answers as a standby.
+    StandbyUp,
+    /// A driver or a leader calls.
+    Call(Call),
+    /// How its log fits the upstream that `Output::CompareLogs` named.
+    Compared(LogEnd),
+    /// Its PostgreSQL ended without having been told to.
+    PostgresExited,
+    /// The rewind or clone is done.
+    Rebuilt,
+    /// The rewind or clone failed; it will be tried again at the leader's next `Follow`.
+    RebuildFailed,
+    /// Local driver: lead `term`.
+    Promote {
+        /// The op's term.
+        term: Term,
+    },
+    /// PostgreSQL has left recovery.
+    Promoted {
+        /// The term it was for.
+        term: Term,
+    },
+    /// Local driver: write the opening transaction.
+    OpeningTransaction {
+        /// The op's term.
+        term: Term,
+        /// Shards that change hands.
+        grants: Vec<Grant>,
+    },
+    /// The quorum has acknowledged the opening transaction.
+    OpeningAcknowledged {
+        /// The term it was for.
+        term: Term,
+    },
+    /// Local driver: serve.
+    Open {
+        /// The op's term.
+        term: Term,
+    },
+    /// Local driver, calling off: the term row of `term` is acknowledged in place.
+    KeptOpen {
+        /// The term that called off.
+        term: Term,
+    },
+    /// A primary has not heard k standbys whose promise is its term, for the limit.
+    Isolated,
+    /// It hears them again.
+    Heard,
+}
+
+/// What the agent has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Make this durable (fdatasync) before anything that follows; nothing to do where it is what
+    /// the file holds.
+    Persist(Durable),
+    /// Stop listening, cut every client socket and the agent's own sessions; end no backend.
+    ClosePort,
+    /// Cut and hold all replication links, in both directions, but the one to `except`.
+    CutLinks {
+        /// The one that stays.
+        except: Option<MemberId>,
+    },
+    /// Wait until the streaming receiver is gone, its log flushed and replayed.
+    AwaitReceiverGone,
+    /// Read the end of the log and the term rows; answer `Prepared` with them (no recruit where
+    /// they cannot be read).
+    AnswerPrepared {
+        /// The term of the call.
+        term: Term,
+    },
+    /// Read the end of the log and the term rows; answer `Demoted` with them.
+    AnswerDemoted {
+        /// The term of the call.
+        term: Term,
+    },
+    /// Answer the call.
+    Answer(Answer),
+    /// Read the end of the log and feed it back as `Input::Compared`, before any other input.
+    CompareLogs,
+    /// Take the log of this upstream, under this promise; a link to it that stands is kept.
+    Link {
+        /// Whose log.
+        upstream: MemberId,
+        /// The promise.
+        term: Term,
+    },
+    /// End PostgreSQL at once (SIGQUIT) and wait for its end.
+    StopPostgres,
+    /// Start PostgreSQL as a standby; `Input::StandbyUp` follows.
+    StartStandby,
+    /// Bring the log in line with this upstream's, then start as a standby; runs beside.
+    Rebuild {
+        /// Whose log.
+        upstream: MemberId,
+        /// The promise.
+        term: Term,
+        /// How.
+        path: JoinPath,
+    },
+    /// Write the placeholder histories and promote; runs beside. `Input::Promoted` follows.
+    Promote {
+        /// The term, and the timeline that it will have.
+        term: Term,
+    },
+    /// Write the opening transaction and wait for its quorum; runs beside.
+    OpeningTransaction {
+        /// The op's term.
+        term: Term,
+        /// Shards that change hands.
+        grants: Vec<Grant>,
+    },
+    /// Accept clients, for this term.
+    OpenPort {
+        /// The open term.
+        term: Term,
+    },
+    /// Tell the local driver that its order was refused.
+    Deny(Refused),
+}
+
+/// A member, as its agent holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    id: MemberId,
+    durable: Durable,
+    role: Role,
+    prepared: Option<Term>,
+    comparing: Option<Comparing>,
+    weakened: Weakened,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Comparing {
+    upstream: MemberId,
+    term: Term,
+    history: Vec<TermRow>,
+    settled: bool,
+}
+
+/// Which protections are switched off, to show that the walker finds out. Only with the feature
+/// `mutants`; the shipped binary has no such switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weakened {
+    #[cfg(feature = "mutants")]
+    /// Calls below the promise are obeyed.
+    pub no_promise_check: bool,
+    #[cfg(feature = "mutants")]
+    /// `Follow` carries the log before the promise is durable, or without one.
+    pub follow_without_promise: bool,
+    #[cfg(feature = "mutants")]
+    /// A second `Promote` is obeyed, also after a restart.
+    pub promote_twice: bool,
+    #[cfg(feature = "mutants")]
+    /// `Prepare` on a running primary leaves its clients' sessions.
+    pub prepare_leaves_sessions: bool,
+    #[cfg(feature = "mutants")]
+    /// The port opens when PostgreSQL is promoted, before the opening transaction.
+    pub opens_before_open: bool,
+}
+
+macro_rules! weakened {
+    ($member:expr, $switch:ident) => {{
+        #[cfg(feature = "mutants")]
+        {
+            $member.weakened.$switch
+        }
+        #[cfg(not(feature = "mutants"))]
+        {
+            false
+        }
+    }};
+}
+
+impl Member {
+    /// A member whose process has just read its promise file.
+    pub fn new(id: MemberId, durable: Durable) -> Self {
+        let weakened = Weakened::default();
+        Self {
+            id,
+            durable,
+            role: Role::Down,
+            prepared: None,
+            comparing: None,
+            weakened,
+        }
+    }
+
+    /// The same, with protections switched off.
+    #[cfg(feature = "mutants")]
+    pub fn weakened(id: MemberId, durable: Durable, weakened: Weakened) -> Self {
+        Self {
+            weakened,
+            ..Self::new(id, durable)
+        }
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> &MemberId {
+        &self.id
+    }
+
+    /// What stands, or is about to stand, in its promise file.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// What it does.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// The term that it serves clients under, if it does.
+    pub fn serving(&self) -> Option<Term> {
+        match &self.role {
+            Role::Primary {
+                led,
+                stage: Stage::Serving,
+            } => Some(*led),
+            _ => None,
+        }
+    }
+
+    /// The term that it leads and whose opening transaction is acknowledged: it repeats
+    /// `Follow(term, itself)` to every member while this lasts.
+    pub fn leading(&self) -> Option<Term> {
+        match &self.role {
+            Role::Primary {
+                led,
+                stage: Stage::Opened | Stage::Serving | Stage::Isolated,
+            } => Some(*led),
+            _ => None,
+        }
+    }
+
+    /// Whether it carries its log to `standby`, whose promise is `term`: both have promised the
+    /// same, and it leads under it, feeds its target, or passes on what it follows itself.
+    pub fn accepts_link(&self, standby: &MemberId, term: Term) -> bool {
+        if term != self.durable.promise && !weakened!(self, follow_without_promise) {
+            return false;
+        }
+        match &self.role {
+            Role::Down | Role::Rebuilding => false,
+            Role::Standby { .. } => true,
+            Role::Primary {
+                stage: Stage::Demoted { target },
+                ..
+            } => standby == target,
+            Role::Primary {
+                stage: Stage::Closed,
+                ..
+            } => self.prepared == Some(term),
+            Role::Primary { .. } => true,
+        }
+    }
+
+    /// Whether its log can make it a recruit.
+    pub fn readable(&self) -> bool {
+        self.durable.mark == Mark::None && !matches!(self.role, Role::Down | Role::Rebuilding)
+    }
+
+    /// What follows from `input`.
+    pub fn step(&mut self, input: Input) -> Vec<Output> {
+        match input {
+            Input::Started => self.started(),
+            Input::StandbyUp => self.standby_up(),
+            Input::Call(call) => self.call(call),
+            Input::Compared(end) => self.compared(end),
+            Input::PostgresExited => self.postgres_exited(),
+            Input::Rebuilt => self.rebuilt(),
+            Input::RebuildFailed => self.rebuild_failed(),
+            Input::Promote { term } => self.promote(term),
+            Input::Promoted { term } => self.promoted(term),
+            Input::OpeningTransaction { term, grants } => self.opening(term, grants),
+            Input::OpeningAcknowledged { term } => {
+                self.advance(term, Stage::Promoted, Stage::Opened);
+                vec![]
+            }
+            Input::Open { term } => self.open(term),
+            Input::KeptOpen { term } => self.kept_open(term),
+            Input::Isolated => self.isolated(),
+            Input::Heard => self.heard(),
+        }
+    }
+
+    fn started(&mut self) -> Vec<Output> {
+        match self.durable.mark {
+            Mark::None => vec![Output::StartStandby],
+            Mark::Rebuilding => {
+                self.role = Role::Rebuilding;
+                vec![]
+            }
+            Mark::Lost => vec![],
+        }
+    }
+
+    /// A standby re-links exactly what it promised and recorded; anything else stays sealed.
+    fn standby_up(&mut self) -> Vec<Output> {
+        let upstream = self.durable.upstream.clone();
+        self.role = Role::Standby {
+            linked: upstream.is_some(),
+        };
+        match upstream {
+            Some(upstream) => vec![Output::Link {
+                upstream,
+                term: self.durable.promise,
+            }],
+            None => vec![],
+        }
+    }
+
+    fn call(&mut self, call: Call) -> Vec<Output> {
+        let term = call.term();
+        let promise = self.durable.promise;
+        if promise.supersedes(term) && !weakened!(self, no_promise_check) {
+            return refuse(term, Refused::Promised { promise });
+        }
+        match call {
+            Call::Prepare { term } => self.prepare(term),
+            Call::Demote { term, target } => self.demote(term, target),
+            Call::Follow {
+                term,
+                upstream,
+                history,
+                settled,
+            } => self.follow(Comparing {
+                upstream,
+                term,
+                history,
+                settled,
+            }),
+            Call::Halt { term } => self.halt(term),
+            Call::Keep { term, open } => self.keep(term, open),
+        }
+    }
+
+    fn prepare(&mut self, term: Term) -> Vec<Output> {
+        if let Role::Primary { led, .. } = &self.role
+            && *led == term
+        {
+            return refuse(term, Refused::Leading);
+        }
+        let mut outputs = self.promise(term, None);
+        if !weakened!(self, prepare_leaves_sessions) {
+            outputs.push(Output::ClosePort);
+        }
+        outputs.push(Output::CutLinks { except: None });
+        match &mut self.role {
+            Role::Standby { linked } => {
+                *linked = false;
+                outputs.push(Output::AwaitReceiverGone);
+            }
+            Role::Primary { stage, .. } => *stage = Stage::Closed,
+            Role::Down | Role::Rebuilding => {}
+        }
+        self.prepared = Some(term);
+        outputs.push(Output::AnswerPrepared { term });
+        outputs
+    }
+
+    fn demote(&mut self, term: Term, target: MemberId) -> Vec<Output> {
+        let again = term == self.durable.promise;
+        let Role::Primary { stage, .. } = &mut self.role else {
+            return refuse(term, Refused::NotPrimary);
+        };
+        match stage {
+            Stage::Opened | Stage::Serving | Stage::Isolated if !again => {}
+            Stage::Demoted { target: earlier } if again && *earlier == target => {}
+            _ => return refuse(term, Refused::NotReady),
+        }
+        *stage = Stage::Demoted {
+            target: target.clone(),
+        };
+        let mut outputs = self.promise(term, None);
+        outputs.push(Output::ClosePort);
+        outputs.push(Output::CutLinks {
+            except: Some(target),
+        });
+        outputs.push(Output::AnswerDemoted { term });
+        outputs
+    }
+
+    fn follow(&mut self, wanted: Comparing) -> Vec<Output> {
+        let term = wanted.term;
+        if self.durable.mark == Mark::Lost {
+            return refuse(term, Refused::Lost);
+        }
+        if let Role::Primary { led, .. } = &self.role
+            && *led == term
+        {
+            return refuse(term, Refused::Leading);
+        }
+        let steady = self.durable.promise == term
+            && self.durable.upstream.as_ref() == Some(&wanted.upstream);
+        match &self.role {
+            Role::Standby { linked: true } if steady => {
+                return vec![Output::Answer(Answer::Following {
+                    term,
+                    path: JoinPath::Stream,
+                })];
+            }
+            // Coming up, or being rebuilt: the leader asks again.
+            Role::Down => return refuse(term, Refused::NotReady),
+            Role::Rebuilding if self.comparing.is_some() && self.durable.promise == term => {
+                return refuse(term, Refused::NotReady);
+            }
+            Role::Standby { .. } | Role::Rebuilding | Role::Primary { .. } => {}
+        }
+        self.prepared = None;
+        let same = self.durable.upstream.as_ref() == Some(&wanted.upstream);
+        // A recorded upstream is re-linked after a restart without another look, so a new one is
+        // recorded only when the logs have been compared.
+        let recorded = if same {
+            self.durable.upstream.clone()
+        } else {
+            None
+        };
+        let mut outputs = self.promise(term, recorded);
+        if let Role::Primary { .. } = self.role {
+            self.role = Role::Down;
+            outputs.extend([Output::ClosePort, Output::CutLinks { except: None }]);
+            outputs.extend([Output::StopPostgres, Output::StartStandby]);
+            outputs.extend(refuse(term, Refused::NotReady));
+            return outputs;
+        }
+        if self.durable.mark == Mark::Rebuilding {
+            if !wanted.settled {
+                outputs.extend(refuse(term, Refused::NotReady));
+                return outputs;
+            }
+            let (upstream, path) = (wanted.upstream.clone(), JoinPath::Clone);
+            self.role = Role::Rebuilding;
+            self.comparing = Some(wanted);
+            outputs.push(Output::Rebuild {
+                upstream,
+                term,
+                path,
+            });
+            outputs.push(Output::Answer(Answer::Following { term, path }));
+            return outputs;
+        }
+        if !same {
+            outputs.push(Output::CutLinks { except: None });
+            outputs.push(Output::AwaitReceiverGone);
+        }
+        self.comparing = Some(wanted);
+        outputs.push(Output::CompareLogs);
+        outputs
+    }
+
+    /// The second half of `follow`: the log has been compared with the upstream's rows.
+    fn compared(&mut self, end: LogEnd) -> Vec<Output> {
+        let Some(wanted) = self.comparing.take() else {
+            return vec![];
+        };
+        let Comparing {
+            upstream,
+            term,
+            history,
+            settled,
+        } = wanted.clone();
+        let path = join_path(end, &history);
+        let mut outputs = Vec::new();
+        if path == JoinPath::Stream {
+            self.role = Role::Standby { linked: true };
+            if self.durable.upstream.as_ref() != Some(&upstream) {
+                self.durable.upstream = Some(upstream.clone());
+                outputs.push(Output::Persist(self.durable.clone()));
+            }
+            outputs.push(Output::Link { upstream, term });
+        } else if settled {
+            self.durable.mark = Mark::Rebuilding;
+            self.durable.upstream = None;
+            self.role = Role::Rebuilding;
+            self.comparing = Some(wanted);
+            outputs.push(Output::Persist(self.durable.clone()));
+            outputs.push(Output::CutLinks { except: None });
+            outputs.push(Output::Rebuild {
+                upstream,
+                term,
+                path,
+            });
+        } else {
+            // It must not carry a log that it cannot continue; the leader comes back when settled.
+            self.role = Role::Standby { linked: false };
+            self.durable.upstream = None;
+            outputs.push(Output::Persist(self.durable.clone()));
+            outputs.push(Output::CutLinks { except: None });
+        }
+        outputs.push(Output::Answer(Answer::Following { term, path }));
+        outputs
+    }
+
+    fn halt(&mut self, term: Term) -> Vec<Output> {
+        let demoted = matches!(
+            &self.role,
+            Role::Primary {
+                stage: Stage::Demoted { .. },
+                ..
+            }
+        );
+        let ended = matches!(&self.role, Role::Standby { .. } | Role::Down);
+        if ended && term == self.durable.promise {
+            // Repeated after its answer was lost.
+            return vec![Output::Answer(Answer::Halted { term })];
+        }
+        if !demoted || term != self.durable.promise {
+            return refuse(term, Refused::NotReady);
+        }
+        self.role = Role::Down;
+        vec![
+            Output::StopPostgres,
+            Output::CutLinks { except: None },
+            Output::Answer(Answer::Halted { term }),
+            Output::StartStandby,
+        ]
+    }
+
+    /// Not a recruit: nothing is cut, the log goes on.
+    fn keep(&mut self, term: Term, open: Term) -> Vec<Output> {
+        let again = self.durable.promise == term;
+        if self.durable.promise != open && !again {
+            return refuse(
+                term,
+                Refused::Promised {
+                    promise: self.durable.promise,
+                },
+            );
+        }
+        self.durable.promise = term;
+        vec![
+            Output::Persist(self.durable.clone()),
+            Output::Answer(Answer::Kept { term }),
+        ]
+    }
+
+    fn postgres_exited(&mut self) -> Vec<Output> {
+        self.prepared = None;
+        self.role = Role::Down;
+        if self.durable.mark != Mark::None {
+            return vec![Output::ClosePort];
+        }
+        vec![
+            Output::ClosePort,
+            Output::CutLinks { except: None },
+            Output::StartStandby,
+        ]
+    }
+
+    fn rebuilt(&mut self) -> Vec<Output> {
+        self.comparing = None;
+        if self.role != Role::Rebuilding {
+            return vec![];
+        }
+        self.durable.mark = Mark::None;
+        self.role = Role::Down;
+        vec![Output::Persist(self.durable.clone()), Output::StartStandby]
+    }
+
+    fn rebuild_failed(&mut self) -> Vec<Output> {
+        self.comparing = None;
+        vec![]
+    }
+
+    fn promote(&mut self, term: Term) -> Vec<Output> {
+        let ready = self.prepared == Some(term) && self.durable.promise == term;
+        if !ready && !weakened!(self, promote_twice) {
+            return vec![Output::Deny(Refused::NotReady)];
+        }
+        self.prepared = None;
+        match &self.role {
+            Role::Standby { .. } => {
+                self.role = Role::Primary {
+                    led: term,
+                    stage: Stage::Promoting,
+                };
+                vec![Output::Promote { term }]
+            }
+            // A running primary that wins again keeps its timeline; only the row is new.
+            Role::Primary {
+                stage: Stage::Closed,
+                ..
+            } => {
+                self.role = Role::Primary {
+                    led: term,
+                    stage: Stage::Promoted,
+                };
+                vec![]
+            }
+            _ => vec![Output::Deny(Refused::NotReady)],
+        }
+    }
+
+    fn promoted(&mut self, term: Term) -> Vec<Output> {
+        self.advance(term, Stage::Promoting, Stage::Promoted);
+        if weakened!(self, opens_before_open) {
+            return vec![Output::OpenPort { term }];
+        }
+        vec![]
+    }
+
+    fn opening(&mut self, term: Term, grants: Vec<Grant>) -> Vec<Output> {
+        match &self.role {
+            Role::Primary {
+                led,
+                stage: Stage::Promoted,
+            } if *led == term && self.durable.promise == term => {
+                vec![Output::OpeningTransaction { term, grants }]
+            }
+            _ => vec![Output::Deny(Refused::NotReady)],
+        }
+    }
+
+    fn open(&mut self, term: Term) -> Vec<Output> {
+        match &self.role {
+            Role::Primary {
+                led,
+                stage: Stage::Serving,
+            } if *led == term => vec![],
+            Role::Primary {
+                led,
+                stage: Stage::Opened,
+            } if *led == term && self.durable.promise == term => {
+                self.advance(term, Stage::Opened, Stage::Serving);
+                vec![Output::OpenPort { term }]
+            }
+            _ => vec![Output::Deny(Refused::NotReady)],
+        }
+    }
+
+    fn kept_open(&mut self, term: Term) -> Vec<Output> {
+        if let Role::Primary {
+            led,
+            stage: Stage::Serving,
+        } = &mut self.role
+            && self.durable.promise == term
+        {
+            *led = term;
+        }
+        vec![]
+    }
+
+    fn isolated(&mut self) -> Vec<Output> {
+        match &mut self.role {
+            Role::Primary {
+                stage: stage @ Stage::Serving,
+                ..
+            } => {
+                *stage = Stage::Isolated;
+                vec![Output::ClosePort]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn heard(&mut self) -> Vec<Output> {
+        match &mut self.role {
+            Role::Primary {
+                led,
+                stage: stage @ Stage::Isolated,
+            } if *led == self.durable.promise => {
+                *stage = Stage::Serving;
+                vec![Output::OpenPort { term: *led }]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Raises the promise in memory and says so on disk, before anything that follows.
+    fn promise(&mut self, term: Term, upstream: Option<MemberId>) -> Vec<Output> {
+        if self.durable.promise != term {
+            self.prepared = None;
+        }
+        self.durable = Durable {
+            promise: term,
+            upstream,
+            mark: self.durable.mark,
+        };
+        vec![Output::Persist(self.durable.clone())]
+    }
+
+    fn advance(&mut self, term: Term, from: Stage, to: Stage) {
+        if let Role::Primary { led, stage } = &mut self.role
+            && *led == term
+            && *stage == from
+            && self.durable.promise == term
+        {
+            *stage = to;
+        }
+    }
+}
+
+fn refuse(term: Term, why: Refused) -> Vec<Output> {
+    vec![Output::Answer(Answer::Refused { term, why })]
+}
