@@ -153,7 +153,11 @@ impl UserId {
             Ok(Self(text))
         } else {
             let rule = "1 to 64 of 0-9, A-Z, a-z, '_', '.', ':', '@' and '-'";
-            Err(InvalidId { what: "user id", text, rule })
+            Err(InvalidId {
+                what: "user id",
+                text,
+                rule,
+            })
         }
     }
 

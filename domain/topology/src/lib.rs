@@ -2,9 +2,17 @@
 //! two numbers that order every change (`Epoch`, `Term`), and the file that describes it all.
 #![warn(missing_docs)]
 
+mod check;
+mod file;
 mod id;
 mod model;
 mod numbers;
+mod reader;
+mod resource;
+mod shards;
+mod spec;
+mod violation;
+mod yaml;
 
 pub use id::{
     CellId, ClusterId, GroupId, InvalidId, MemberId, ProcessId, RegionId, ShardId, UserId, ZoneId,
@@ -14,3 +22,6 @@ pub use model::{
     ShardMap, ShardScheme, Slot, SlotName, Survives, Topology, Zone,
 };
 pub use numbers::{Epoch, Lsn, Position, Term};
+pub use resource::{API_VERSION, Resource, resources, to_yaml};
+pub use shards::{format_shards, parse_shards};
+pub use violation::{Place, Rule, Violation, Violations};

@@ -208,6 +208,9 @@ impl Quorum {
 impl DataGroup {
     /// The arithmetic of this group.
     pub fn quorum(&self) -> Quorum {
-        Quorum { members: self.members.len(), k: usize::from(self.k) }
+        Quorum {
+            members: self.members.len(),
+            k: usize::from(self.k),
+        }
     }
 }
