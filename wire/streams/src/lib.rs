@@ -30,6 +30,7 @@ pub mod proto {
 /// 16,384 shards that all differ.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+pub mod agent;
 mod encoded;
 mod report;
 mod table;
