@@ -119,6 +119,7 @@ pub struct Table {
     /// All data groups.
     pub groups: BTreeMap<GroupId, GroupRow>,
     /// Round-trip time between regions, in milliseconds, for "nearest".
+    #[serde(with = "round_trips")]
     pub round_trip_ms: BTreeMap<(RegionId, RegionId), u32>,
     /// How requests are recognised, in order.
     pub routes: Vec<Route>,
@@ -128,5 +129,27 @@ impl Table {
     /// The row of a shard, if there is such a shard.
     pub fn shard(&self, shard: ShardId) -> Option<&ShardRow> {
         self.shards.get(usize::from(shard.0))
+    }
+}
+
+/// A map whose keys are pairs, as a list: JSON's keys are text.
+mod round_trips {
+    use std::collections::BTreeMap;
+
+    use atoll_topology::RegionId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    type Trips = BTreeMap<(RegionId, RegionId), u32>;
+
+    pub(super) fn serialize<S: Serializer>(trips: &Trips, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(trips.iter().map(|((from, to), ms)| (from, to, ms)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Trips, D::Error> {
+        let list = Vec::<(RegionId, RegionId, u32)>::deserialize(from)?;
+        Ok(list
+            .into_iter()
+            .map(|(from, to, ms)| ((from, to), ms))
+            .collect())
     }
 }
