@@ -1,5 +1,7 @@
 //! The decision, its reason, and what holds for every table and every user.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 
 use atoll_routing::{
