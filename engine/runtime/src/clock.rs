@@ -31,3 +31,9 @@ pub(crate) fn real(offset_ms: i64) -> UnixMillis {
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     UnixMillis(millis.saturating_add_signed(offset_ms))
 }
+
+/// The machine's clock as it is: for log lines, which no process has a runtime for. Everything
+/// else uses [`crate::Runtime::wall_clock`].
+pub fn machine_clock() -> UnixMillis {
+    real(0)
+}

@@ -16,7 +16,7 @@ mod shutdown;
 mod simulated;
 mod tasks;
 
-pub use clock::UnixMillis;
+pub use clock::{UnixMillis, machine_clock};
 pub use entry::{DRAIN_LIMIT, TASKS_GRACE, main, main_with};
 pub use linked::HELD_BYTES_MAX;
 pub use links::{Link, LinkRule, Links, LinksFile};

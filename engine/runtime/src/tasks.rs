@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(tasks.names(), Vec::<String>::new());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_end_waits_for_tasks_and_aborts_those_that_stay() {
         let tasks = Tasks::default();
         let shutdown = crate::Shutdown::default();
@@ -294,7 +294,7 @@ mod tests {
         let mut good = tasks.spawn("good", async move { asked.requested().await });
         let mut bad = tasks.spawn("bad", std::future::pending::<()>());
         shutdown.request();
-        tasks.end(Duration::from_secs(2)).await;
+        tasks.end(Duration::from_millis(100)).await;
         assert_eq!(good.join().await, Ok(()));
         assert_eq!(bad.join().await, Err(TaskEnd::Aborted));
     }
