@@ -1,0 +1,208 @@
+//! The opening transaction: the first of a term on its primary, and the point of no return.
+
+use atoll_ownership::{Grant, TermRow};
+use atoll_topology::{ShardId, Term};
+
+use crate::session::Session;
+use crate::sql::{CELL_ROLES, OWNER, cell_role, literal, name};
+use crate::{Error, Layout, timeline_of_primary};
+
+/// One shard's new owner.
+pub type ShardMove = Grant;
+
+/// What the opening transaction writes. The timeline and the fork are read from the instance.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The term row; its timeline and fork are filled in.
+    pub row: TermRow,
+    /// Shards that change hands.
+    pub moves: Vec<ShardMove>,
+}
+
+/// Writes the opening transaction of a promoted (or still running) primary and waits for its
+/// quorum. Returns the row as written. Nothing is written if a number is not the greatest.
+pub async fn open_term(
+    session: &Session,
+    layout: &Layout,
+    opening: Opening,
+) -> Result<TermRow, Error> {
+    let Opening { mut row, moves } = opening;
+    let (timeline, fork) = timeline_of_primary(session, layout).await?;
+    row.timeline = timeline;
+    session
+        .execute("begin the opening transaction", "BEGIN")
+        .await?;
+    let written = async {
+        let born = write_term_row(session, &mut row, fork).await?;
+        for shard_move in &moves {
+            move_shard(session, shard_move, born).await?;
+        }
+        Ok(())
+    };
+    match written.await {
+        Ok(()) => {
+            session
+                .execute("commit the opening transaction", "COMMIT")
+                .await?;
+            Ok(row)
+        }
+        Err(error) => {
+            session
+                .execute("roll back the opening transaction", "ROLLBACK")
+                .await?;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the database had no term before: then its shards are created as they are granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Born {
+    /// This is its first term.
+    Now,
+    /// It had one before.
+    Before,
+}
+
+pub(crate) async fn write_term_row(
+    session: &Session,
+    row: &mut TermRow,
+    fork: atoll_topology::Lsn,
+) -> Result<Born, Error> {
+    // One opening at a time; the guard below would otherwise read a snapshot.
+    session
+        .execute(
+            "lock the term rows",
+            "LOCK TABLE atoll.term IN SHARE ROW EXCLUSIVE MODE",
+        )
+        .await?;
+    let last = session
+        .rows(
+            "read the last term row",
+            "SELECT term, timeline, pg_current_wal_insert_lsn() FROM atoll.term \
+             ORDER BY term DESC LIMIT 1",
+        )
+        .await?;
+    let field = |at: usize| last.first().and_then(|row| row.get(at)?.clone());
+    // A primary that wins again goes on where it is: its new term begins here.
+    row.fork = match (field(1), field(2)) {
+        (Some(timeline), Some(here)) if timeline == row.timeline.to_string() => {
+            here.parse().map_err(|text| Error::Garbled {
+                what: "an LSN",
+                text,
+            })?
+        }
+        _ => fork,
+    };
+    if let Some(last) = field(0).and_then(|text| text.parse().ok()).map(Term::new)
+        && !row.term.supersedes(last)
+    {
+        return Err(Error::Stale {
+            what: format!("term {}: the log has term {last}", row.term),
+        });
+    }
+    let members: Vec<String> = row.members.iter().map(|id| literal(id.as_str())).collect();
+    let sql = format!(
+        "INSERT INTO atoll.term (term, timeline, fork, \"primary\", members, k, op) \
+         VALUES ({}, {}, '{}', {}, ARRAY[{}]::text[], {}, {})",
+        row.term,
+        row.timeline,
+        row.fork,
+        literal(row.primary.as_str()),
+        members.join(", "),
+        row.k,
+        literal(&row.op)
+    );
+    session.execute("insert the term row", &sql).await?;
+    Ok(if last.is_empty() {
+        Born::Now
+    } else {
+        Born::Before
+    })
+}
+
+/// Gives one shard to its new owner: epoch and owner in its row, write privileges in the catalog.
+pub(crate) async fn move_shard(
+    session: &Session,
+    shard_move: &ShardMove,
+    born: Born,
+) -> Result<(), Error> {
+    let Grant { shard, epoch, cell } = shard_move;
+    ensure_role(session, &cell_role(cell)).await?;
+    if born == Born::Now {
+        create_shard(session, *shard).await?;
+    }
+    // The row lock serialises with every other change of this shard.
+    let sql = format!(
+        "UPDATE atoll.shard_owner SET epoch = {epoch}, cell = {} \
+         WHERE shard = {shard} AND epoch < {epoch} RETURNING epoch",
+        literal(cell.as_str())
+    );
+    if session.value("take the shard's row", &sql).await?.is_none() {
+        return Err(Error::Stale {
+            what: format!("epoch {epoch} of shard {shard}: the log has a newer one, or no row"),
+        });
+    }
+    let others = cell_roles(session).await?;
+    session
+        .execute(
+            "grant the shard",
+            &privileges(*shard, &cell_role(cell), &others),
+        )
+        .await
+}
+
+/// All cell roles, in order.
+pub(crate) async fn cell_roles(session: &Session) -> Result<Vec<String>, Error> {
+    let sql = format!("SELECT rolname FROM pg_roles WHERE rolname LIKE '{CELL_ROLES}' ORDER BY 1");
+    let rows = session.rows("list the cell roles", &sql).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|mut row| row.pop().flatten())
+        .collect())
+}
+
+/// Everything is taken from every cell, and writing given to one. Not only from the previous
+/// owner: after two changes that each saw half, a third cell could be left with it.
+pub(crate) fn privileges(shard: ShardId, owner: &str, roles: &[String]) -> String {
+    let schema = shard.schema();
+    let roles: Vec<String> = roles.iter().map(|role| name(role)).collect();
+    let (roles, owner) = (roles.join(", "), name(owner));
+    format!(
+        "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {roles};\n\
+         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {roles};\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} \
+         TO {owner};\nGRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {owner};\n\
+         GRANT USAGE ON SCHEMA {schema} TO {roles};"
+    )
+}
+
+/// Creates a cell's role where it does not exist yet: member of nothing, owner of nothing.
+async fn ensure_role(session: &Session, role: &str) -> Result<(), Error> {
+    let sql = format!("SELECT 1 FROM pg_roles WHERE rolname = {}", literal(role));
+    if session
+        .value("look for the cell's role", &sql)
+        .await?
+        .is_some()
+    {
+        return Ok(());
+    }
+    let role = name(role);
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION \
+         NOBYPASSRLS;\n\
+         GRANT CONNECT ON DATABASE atoll TO {role};\n\
+         GRANT USAGE ON SCHEMA atoll TO {role};\n\
+         GRANT SELECT ON atoll.term, atoll.shard_owner TO {role};"
+    );
+    session.execute("create the cell's role", &sql).await
+}
+
+async fn create_shard(session: &Session, shard: ShardId) -> Result<(), Error> {
+    let schema = shard.schema();
+    let sql = format!(
+        "CREATE SCHEMA {schema} AUTHORIZATION {OWNER};\n\
+         INSERT INTO atoll.shard_owner (shard, epoch, cell) VALUES ({shard}, 0, '');"
+    );
+    session.execute("create the shard", &sql).await
+}
