@@ -96,9 +96,6 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weakened {
     #[cfg(feature = "mutants")]
-    /// Opens without waiting for the quorum's acknowledgement.
-    pub acknowledge_before_quorum: bool,
-    #[cfg(feature = "mutants")]
     /// Promotes itself though another recruit is ahead.
     pub promote_the_lower: bool,
     #[cfg(feature = "mutants")]
@@ -433,7 +430,12 @@ impl Driver {
             .map(|(id, recruit)| (id.clone(), recruit.clone()));
         let term = self.order.term;
         if let Some((from, recruit)) = ahead.filter(|_| !weakened!(self, promote_the_lower)) {
-            if join_path(own.end, &recruit.history) != JoinPath::Stream {
+            // A promotion that never wrote its row left a line of its own, which rows do not show.
+            let rowless = recruit
+                .history
+                .last()
+                .is_some_and(|row| row.timeline != recruit.end.timeline);
+            if rowless || join_path(own.end, &recruit.history) != JoinPath::Stream {
                 let reason = format!("{from} is ahead on another line");
                 return self.give_up(reason, Some(from));
             }
@@ -473,9 +475,6 @@ impl Driver {
         let (term, grants) = (self.order.term, self.order.grants.clone());
         let mut outputs = vec![Output::Report(Progress::Opening)];
         outputs.push(Output::OpeningTransaction { term, grants });
-        if weakened!(self, acknowledge_before_quorum) {
-            outputs.push(Output::Open { term });
-        }
         for other in self
             .others()
             .filter(|other| !self.following.contains(other))

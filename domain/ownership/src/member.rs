@@ -215,6 +215,8 @@ pub struct Member {
     role: Role,
     prepared: Option<Term>,
     comparing: Option<Comparing>,
+    /// The term whose settled history its log was found to fit.
+    settled: Option<Term>,
     weakened: Weakened,
 }
 
@@ -481,7 +483,9 @@ impl Member {
         let steady = self.durable.promise == term
             && self.durable.upstream.as_ref() == Some(&wanted.upstream);
         match &self.role {
-            Role::Standby { linked: true } if steady => {
+            Role::Standby { linked: true }
+                if steady && (!wanted.settled || self.settled == Some(term)) =>
+            {
                 return vec![Output::Answer(Answer::Following {
                     term,
                     path: JoinPath::Stream,
@@ -550,6 +554,7 @@ impl Member {
         let path = join_path(end, &history);
         let mut outputs = Vec::new();
         if path == JoinPath::Stream {
+            self.settled = settled.then_some(term);
             self.role = Role::Standby { linked: true };
             if self.durable.upstream.as_ref() != Some(&upstream) {
                 self.durable.upstream = Some(upstream.clone());

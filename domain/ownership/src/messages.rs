@@ -13,7 +13,9 @@ pub struct TermRow {
     pub term: Term,
     /// PostgreSQL's timeline on which it was written.
     pub timeline: u32,
-    /// Where this primaryship's log leaves the one before it.
+    /// Where this primaryship's log leaves the timeline of the row before it: the switch point
+    /// that the timeline's history names for that timeline (a promotion in between that wrote no
+    /// row counts), or the log's end where the timeline is the same.
     pub fork: Lsn,
     /// Who leads.
     pub primary: MemberId,
@@ -30,7 +32,8 @@ pub struct TermRow {
 pub struct LogEnd {
     /// Term of the last term row, and the LSN at which the log ends.
     pub position: Position,
-    /// Timeline of that row's primaryship.
+    /// Timeline on which the log ends. It differs from that of the last term row where a promotion
+    /// never wrote one.
     pub timeline: u32,
 }
 

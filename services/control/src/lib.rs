@@ -1,1 +1,25 @@
-//! Stub.
+//! Control: keeps intent, decides by the rules of `domain`, and brings decisions about.
+//!
+//! `api` takes intent in, `reconcile` carries it out, `observe` takes facts in, `publish` tells
+//! the data planes. Only control writes intent; the loss of control stops no shard that is Active.
+
+mod admin;
+mod api;
+mod app;
+mod automatic;
+mod config;
+mod error;
+mod observe;
+mod places;
+mod publish;
+mod reconcile;
+mod records;
+mod streams;
+mod timeline;
+
+pub use app::{Control, serve};
+pub use config::Config;
+pub use error::Error;
+pub use places::{Place, PlaceRole};
+pub use records::ChangeError;
+pub use streams::listen as listen_for_streams;

@@ -1,0 +1,3 @@
+//! Intent that comes in: resources over HTTP.
+
+pub mod resources;

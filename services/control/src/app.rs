@@ -1,0 +1,140 @@
+//! How the parts of control are put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_runtime::Runtime;
+use atoll_store::Redb;
+use atoll_topology::{MemberId, RegionId, Topology};
+use atoll_workflow::Store;
+use tracing::info;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::observe::agents::Agents;
+use crate::observe::planes::Planes;
+use crate::places::Places;
+use crate::publish::Publisher;
+use crate::reconcile::{birth, op};
+use crate::records::Records;
+use crate::timeline::Timeline;
+use crate::{api, automatic, streams};
+
+/// What every part of control can see.
+pub struct Control {
+    /// Sockets, clock, tasks.
+    pub runtime: Runtime,
+    /// Where intent is kept.
+    pub store: Arc<dyn Store>,
+    /// What the world is made of.
+    pub topology: Arc<Topology>,
+    /// Which process stands where.
+    pub places: Arc<Places>,
+    /// The group records.
+    pub records: Records,
+    /// Where tables are made.
+    pub publisher: Publisher,
+    /// What data planes say.
+    pub planes: Planes,
+    /// What agents say.
+    pub agents: Agents,
+    /// When each step of each op was reached.
+    pub timeline: Timeline,
+}
+
+impl Control {
+    /// Everything that control is but its servers: also what a test drives data groups with.
+    pub async fn new(
+        runtime: Runtime,
+        store: Arc<dyn Store>,
+        topology: Topology,
+        places: Vec<crate::places::Place>,
+    ) -> Result<Arc<Self>, Error> {
+        let (topology, places) = (Arc::new(topology), Arc::new(Places::new(places)));
+        let fresh_world = format!("w{:x}", runtime.wall_clock().0);
+        let publisher =
+            Publisher::open(store.clone(), topology.clone(), places.clone(), &fresh_world).await?;
+        let records = Records::load(store.clone()).await?;
+        let timeline = Timeline::new(runtime.clone());
+        Ok(Arc::new(Self {
+            runtime,
+            store,
+            topology,
+            places,
+            records,
+            publisher,
+            planes: Planes::default(),
+            agents: Agents::default(),
+            timeline,
+        }))
+    }
+
+    /// The region that a member stands in.
+    pub fn region_of(&self, member: &MemberId) -> Option<RegionId> {
+        let zone = self.topology.groups.values().find_map(|group| {
+            group.members.iter().find(|m| m.id == *member).map(|member| &member.zone)
+        })?;
+        self.topology.zones.get(zone).map(|zone| zone.region.clone())
+    }
+
+    /// When an op that begins now is past its time.
+    pub fn deadline(&self) -> u64 {
+        let limit = u64::try_from(op::OP_DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        self.runtime.wall_clock().0.saturating_add(limit)
+    }
+
+    /// Starts what carries ops out and keeps the tables what the records say.
+    pub fn start(self: &Arc<Self>) {
+        for group in self.topology.groups.keys() {
+            let (control, id) = (self.clone(), group.clone());
+            self.runtime.tasks().spawn(format!("birth of {group}"), birth::run(control, id));
+            let (control, id) = (self.clone(), group.clone());
+            self.runtime.tasks().spawn(format!("ops of {group}"), op::run(control, id));
+        }
+        self.runtime.tasks().spawn("publication", republish(self.clone()));
+    }
+}
+
+/// Publishes whenever a record changes, whoever changed it.
+async fn republish(control: Arc<Control>) {
+    let mut records = control.records.subscribe();
+    loop {
+        let now = records.borrow_and_update().clone();
+        if let Err(error) = control.publisher.publish(&now).await {
+            tracing::warn!(%error, "the table could not be published; again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        if records.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs a replica of control until the runtime is told to end; `ready` is called with its
+/// addresses once it serves.
+pub async fn serve(
+    config: Config,
+    runtime: Runtime,
+    ready: impl FnOnce(&str),
+) -> Result<(), Error> {
+    let text = tokio::fs::read_to_string(&config.topology)
+        .await
+        .map_err(|source| Error::File { path: config.topology.clone(), source })?;
+    let topology = Topology::parse(&text).map_err(|violations| Error::Topology {
+        path: config.topology.clone(),
+        violations: violations.to_string(),
+    })?;
+    let store: Arc<dyn Store> = Arc::new(Redb::open(&config.data, runtime.clone()).await?);
+    api::resources::remember_topology(store.as_ref(), &text, &config.topology).await?;
+    let control = Control::new(runtime.clone(), store, topology, config.places.clone()).await?;
+    control.start();
+    automatic::start(&control, &config);
+    let streams = streams::listen(control.clone(), config.streams).await?;
+    let api = api::listen(control.clone(), config.api).await?;
+    let admin = crate::admin::listen(control.clone(), config.admin).await?;
+    ready(&format!("api=http://{api} streams={streams} admin=http://{admin}"));
+    info!(process = %config.process, %api, %streams, "control serves");
+    runtime.shutdown().requested().await;
+    Ok(())
+}

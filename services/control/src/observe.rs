@@ -1,0 +1,4 @@
+//! Facts that come up: from agents and from data planes.
+
+pub mod agents;
+pub mod planes;

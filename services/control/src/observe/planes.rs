@@ -1,0 +1,117 @@
+//! What the data planes say: which table each of them uses, what is in flight, what they see.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_ownership::Grant;
+use atoll_streams::{Report, Role};
+use atoll_topology::{CellId, GroupId, ProcessId, Term};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A data plane that has not reported for this long is not waited for: it will meet the fence.
+pub const LIVE: Duration = Duration::from_millis(1_000);
+
+/// One data plane's last report.
+#[derive(Debug, Clone)]
+pub struct Plane {
+    /// What it said.
+    pub report: Report,
+    /// When it was heard, on our clock.
+    pub heard: Instant,
+}
+
+/// All data planes.
+#[derive(Debug)]
+pub struct Planes {
+    planes: Mutex<BTreeMap<ProcessId, Plane>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Planes {
+    fn default() -> Self {
+        Self { planes: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Planes {
+    /// A report has come in.
+    pub fn heard(&self, report: Report) {
+        let plane = Plane { heard: Instant::now(), report };
+        let process = plane.report.process.clone();
+        self.planes.lock().unwrap_or_else(PoisonError::into_inner).insert(process, plane);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Everything that was ever heard, the newest of each.
+    pub fn all(&self) -> Vec<Plane> {
+        self.planes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Those that are live.
+    pub fn live(&self) -> Vec<Plane> {
+        let mut planes = self.all();
+        planes.retain(|plane| plane.heard.elapsed() < LIVE && !plane.report.draining);
+        planes
+    }
+
+    /// Waits until `holds` is true of the live data planes; looks again at each report, and often
+    /// enough to notice one that stopped being live.
+    pub async fn until(&self, holds: impl Fn(&[Plane]) -> bool) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if holds(&self.live()) {
+                return;
+            }
+            // The sender lives as long as `self`, so the only other end is the time-out.
+            let _ended = tokio::time::timeout(LIVE / 4, changed.changed()).await;
+        }
+    }
+}
+
+/// Whether every one of these uses the table of this number, or a newer one.
+pub fn all_use(planes: &[Plane], number: u64) -> bool {
+    planes.iter().all(|plane| uses(&plane.report, number))
+}
+
+fn uses(report: &Report, number: u64) -> bool {
+    report.in_use.as_ref().is_some_and(|version| version.number >= number)
+}
+
+/// Whether the data planes of one role use the table and have nothing in flight for the shards
+/// that are switching.
+pub fn drained(planes: &[Plane], role: Role, number: u64, grants: &[Grant]) -> bool {
+    let mut of_role = planes.iter().filter(|plane| plane.report.role == role);
+    of_role.all(|plane| {
+        uses(&plane.report, number)
+            && plane.report.loads.iter().all(|load| {
+                let moving = |grant: &Grant| (load.first..=load.last).contains(&grant.shard);
+                load.in_flight == 0 || !grants.iter().any(moving)
+            })
+    })
+}
+
+/// Whether a live router of each new owner has read its epochs on the primary of `term`.
+pub fn read_by_owners(planes: &[Plane], group: &GroupId, term: Term, grants: &[Grant]) -> bool {
+    grants.iter().all(|grant| {
+        planes.iter().any(|plane| {
+            let report = &plane.report;
+            report.role == Role::SqlRouter
+                && report.cell.as_ref() == Some(&grant.cell)
+                && report.openings.iter().any(|opening| {
+                    opening.group == *group
+                        && opening.term == term
+                        && opening.shards.contains(&(grant.shard, grant.epoch))
+                })
+        })
+    })
+}
+
+/// Live routers of a cell.
+pub fn has_router(planes: &[Plane], cell: &CellId) -> bool {
+    planes.iter().any(|plane| {
+        plane.report.role == Role::SqlRouter && plane.report.cell.as_ref() == Some(cell)
+    })
+}

@@ -1,0 +1,139 @@
+//! The routing table, built from what the store holds: a pure function.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use atoll_ownership::record::{GroupRecord, RunPhase};
+use atoll_routing::{
+    CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion,
+};
+use atoll_topology::{CellId, Epoch, GroupId, ShardId, SlotName, Topology};
+
+use crate::places::{APPLICATION_PORT, GATEWAY_PEER_PORT, PlaceRole, Places, SQL_PORT};
+
+/// Who waits for each group's switching shards; groups that are not named: everybody.
+pub type Stages = BTreeMap<GroupId, Closed>;
+
+/// The table that the tables' readers should use now.
+pub fn build(
+    version: TableVersion,
+    topology: &Topology,
+    places: &Places,
+    records: &BTreeMap<GroupId, GroupRecord>,
+    stages: &Stages,
+) -> Table {
+    let number = topology.shard_map.owners.len();
+    let shard = |index: usize| {
+        let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
+        shard_row(shard, topology, records, stages)
+    };
+    Table {
+        version,
+        scheme: topology.shard_map.scheme,
+        shards: (0..number).map(shard).collect(),
+        cells: cells(topology, places),
+        groups: topology
+            .groups
+            .keys()
+            .map(|group| (group.clone(), group_row(group, topology, places, records)))
+            .collect(),
+        round_trip_ms: topology
+            .regions
+            .iter()
+            .flat_map(|(from, region)| {
+                let to = |(to, ms): (&_, &u32)| ((from.clone(), Clone::clone(to)), *ms);
+                region.round_trip_ms.iter().map(to).collect::<Vec<_>>()
+            })
+            .collect(),
+        routes: topology.routes.clone(),
+    }
+}
+
+fn shard_row(
+    shard: ShardId,
+    topology: &Topology,
+    records: &BTreeMap<GroupId, GroupRecord>,
+    stages: &Stages,
+) -> ShardRow {
+    let stored = records
+        .iter()
+        .find_map(|(group, record)| record.run_of(shard).map(|run| (group, record, run)));
+    if let Some((group, record, run)) = stored {
+        let phase = match &run.phase {
+            // Not born: whoever asks waits.
+            RunPhase::Active if record.open.is_none() => {
+                Phase::Switching { leaving: run.cell.clone(), closed: Closed::All }
+            }
+            RunPhase::Active => Phase::Active,
+            RunPhase::Switching { leaving } => Phase::Switching {
+                leaving: leaving.clone(),
+                closed: stages.get(group).copied().unwrap_or(Closed::All),
+            },
+        };
+        return ShardRow {
+            cell: run.cell.clone(),
+            epoch: run.epoch,
+            phase,
+            group: group.clone(),
+        };
+    }
+    // The group is not admitted yet.
+    let cell = topology.shard_map.owners[usize::from(shard.0)].clone();
+    let group = topology
+        .groups
+        .iter()
+        .find(|(_, group)| group.shards.contains(&shard))
+        .map_or_else(|| topology.groups.keys().next().cloned(), |(id, _)| Some(id.clone()));
+    ShardRow {
+        phase: Phase::Switching { leaving: cell.clone(), closed: Closed::All },
+        cell,
+        epoch: Epoch::ZERO,
+        group: group.unwrap_or_else(unreachable_group),
+    }
+}
+
+/// A validated topology stores every shard somewhere, so this is never asked for.
+fn unreachable_group() -> GroupId {
+    #[expect(clippy::expect_used, reason = "a constant that parses")]
+    GroupId::parse("none").expect("a valid name")
+}
+
+fn cells(topology: &Topology, places: &Places) -> BTreeMap<CellId, CellRow> {
+    let row = |id: &CellId, cell: &atoll_topology::Cell| CellRow {
+        kind: cell.kind,
+        region: cell.region.clone(),
+        gateways: places.of_cell(id, PlaceRole::Gateway, GATEWAY_PEER_PORT).collect(),
+        instances: places
+            .of_cell(id, PlaceRole::Application, APPLICATION_PORT)
+            .map(|address| Instance { address, slot: SlotName::Blue })
+            .collect(),
+        weights: cell.slots.iter().map(|(name, slot)| (*name, slot.weight)).collect(),
+    };
+    topology.cells.iter().map(|(id, cell)| (id.clone(), row(id, cell))).collect()
+}
+
+fn group_row(
+    group: &GroupId,
+    topology: &Topology,
+    places: &Places,
+    records: &BTreeMap<GroupId, GroupRecord>,
+) -> GroupRow {
+    let record = records.get(group);
+    let members = topology.groups.get(group).map(|group| group.members.clone());
+    GroupRow {
+        open: record
+            .and_then(|record| record.open.as_ref())
+            .map(|open| (open.term, open.primary.clone())),
+        coming: record
+            .and_then(|record| record.op.as_ref())
+            .map(|op| (op.term, op.target.clone())),
+        members: members
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|member| {
+                let place = places.member(&member.id)?;
+                Some((member.id, SocketAddr::new(place.ip, SQL_PORT)))
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,5 @@
+//! From what a record says to what is: births, and the ops of groups.
+
+pub mod birth;
+pub mod choose;
+pub mod op;

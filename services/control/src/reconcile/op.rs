@@ -1,0 +1,252 @@
+//! One group's op, from what its record says to what the tables say: P1 is written by whoever
+//! orders, P2 and P8 happen here, P3–P7 in the driver.
+//!
+//! It takes no hint: the path after a restart of control and after an event are the same. Every
+//! step is safe to repeat, so an op that was broken off anywhere is simply gone through again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_ownership::record::{Begin, GroupRecord, Op, Opened};
+use atoll_ownership::{OpKind, Progress, TermRow};
+use atoll_routing::Closed;
+use atoll_streams::{Role, agent::Order};
+use atoll_topology::{GroupId, MemberId, Term};
+use atoll_workflow::StoreError;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::app::Control;
+use crate::observe::planes;
+use crate::reconcile::choose;
+use crate::records::ChangeError;
+
+/// How long requests in flight have to end before a planned switch is called off.
+pub const DRAIN: Duration = Duration::from_millis(2_000);
+/// How long control waits for live data planes to use a new table; then their fence guards.
+pub const CONVERGENCE: Duration = Duration::from_millis(3_000);
+/// An op's time, from P1.
+pub const OP_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause after a step that could not be done, before everything is looked at again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Why an op did not get further.
+#[derive(Debug, Error)]
+enum Stopped {
+    /// The group's requests did not end in time; nothing was cut yet.
+    #[error("requests in flight did not end within {} ms", DRAIN.as_millis())]
+    NotDrained,
+    /// The driver says that this term leads nowhere.
+    #[error("{driver} gave up: {reason}")]
+    GaveUp { driver: MemberId, reason: String, better: Option<MemberId> },
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a driver brought about.
+enum Driven {
+    Open(Option<TermRow>),
+    GaveUp { reason: String, better: Option<MemberId> },
+}
+
+/// Carries the ops of one group out, one after the other, for ever.
+pub async fn run(control: Arc<Control>, group: GroupId) {
+    let mut records = control.records.subscribe();
+    loop {
+        let record = records.borrow_and_update().get(&group).cloned();
+        let current = record.as_ref().and_then(|record| record.op.clone());
+        if let (Some(record), Some(op)) = (record, current) {
+            let superseded = async {
+                loop {
+                    let same = |record: &GroupRecord| record.op.as_ref() == Some(&op);
+                    if !records.borrow_and_update().get(&group).is_some_and(same) {
+                        return;
+                    }
+                    if records.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let late = control.runtime.wall_clock().0 >= op.deadline_ms;
+            let ended = tokio::select! {
+                ended = carry(&control, &record, &op), if !late => Some(ended),
+                () = superseded => None,
+                () = deadline(&control, &op) => Some(Err(Stopped::GaveUp {
+                    driver: op.target.clone(),
+                    reason: "the op is past its deadline".to_owned(),
+                    better: None,
+                })),
+            };
+            if let Some(Err(stopped)) = ended {
+                recover(&control, &record, &op, stopped).await;
+            }
+        } else if records.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until the op is past its time.
+async fn deadline(control: &Control, op: &Op) {
+    let now = control.runtime.wall_clock().0;
+    tokio::time::sleep(Duration::from_millis(op.deadline_ms.saturating_sub(now))).await;
+}
+
+async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), Stopped> {
+    let group = &record.group;
+    let planned = matches!(op.kind, OpKind::Switchover | OpKind::OwnerChange);
+    if planned && !driving(control, op) {
+        hold(control, record).await?;
+    } else {
+        control.publisher.stage(group, Some(Closed::All), &control.records.all()).await?;
+    }
+    control.timeline.mark(op, group, "driving");
+    let row = match drive(control, record, op).await {
+        Driven::Open(row) => row,
+        Driven::GaveUp { reason, better } => {
+            return Err(Stopped::GaveUp { driver: op.target.clone(), reason, better });
+        }
+    };
+    control.timeline.mark(op, group, "open");
+    confirm(control, record, op.term).await;
+    control.timeline.mark(op, group, "confirmed");
+    let opened = Opened { term: op.term, primary: op.target.clone() };
+    let finished = control.records.change(group, |record| record.finish(&opened), |txn| txn).await?;
+    let number = control.publisher.stage(group, None, &control.records.all()).await?;
+    control.timeline.published(op, &finished, row);
+    info!(%group, term = %op.term, primary = %op.target, kind = %op.kind, "group open");
+    let converged = control.planes.until(|live| planes::all_use(live, number));
+    if tokio::time::timeout(CONVERGENCE, converged).await.is_err() {
+        warn!(%group, number, "live data planes do not use the new table; their fence guards");
+    }
+    control.timeline.mark(op, group, "converged");
+    Ok(())
+}
+
+/// Whether the driver is already past the point where anything could be drained.
+fn driving(control: &Control, op: &Op) -> bool {
+    control.agents.progress(&op.target, op.term).is_some()
+}
+
+/// P2: gateways hold, their requests in flight end; then the routers' gates close.
+async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
+    let group = &record.group;
+    let grants = record.grants();
+    let op = record.op.as_ref();
+    for (closed, role) in [(Closed::Gateways, Role::Gateway), (Closed::All, Role::SqlRouter)] {
+        let number = control.publisher.stage(group, Some(closed), &control.records.all()).await?;
+        let drained = control.planes.until(|live| planes::drained(live, role, number, &grants));
+        let in_time = tokio::time::timeout(DRAIN, drained).await.is_ok();
+        if !in_time {
+            return Err(Stopped::NotDrained);
+        }
+        if let Some(op) = op {
+            let name = if role == Role::Gateway { "gateways hold" } else { "routers hold" };
+            control.timeline.mark(op, group, name);
+        }
+    }
+    Ok(())
+}
+
+/// P3–P7, in the target's agent: ordered again whenever its stream comes back.
+async fn drive(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
+    let Some(order) = record.drive_order() else {
+        return Driven::GaveUp { reason: "there is nothing to drive".to_owned(), better: None };
+    };
+    let mut told = None;
+    loop {
+        let stream = control.agents.stream(&op.target);
+        if stream.is_some()
+            && stream != told
+            && control.agents.order(&op.target, Order::Drive(order.clone()))
+        {
+            told = stream;
+        }
+        let news = control.agents.until(|agents| {
+            match agents.progress(&op.target, op.term) {
+                Some(Progress::Open { row }) => return Some(Some(Driven::Open(row))),
+                Some(Progress::GaveUp { reason, better }) => {
+                    return Some(Some(Driven::GaveUp { reason, better }));
+                }
+                _ => {}
+            }
+            let lost = agents.member(&op.target).is_some_and(|seen| !seen.live());
+            if lost && op.kind == OpKind::Failover {
+                let reason = "the target is silent".to_owned();
+                return Some(Some(Driven::GaveUp { reason, better: None }));
+            }
+            (agents.stream(&op.target) != told).then_some(None)
+        });
+        if let Some(driven) = news.await {
+            return driven;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Before P8: a router of each new owner has read its epochs on the open primary. A failover
+/// whose owner has no router left is complete at Open.
+async fn confirm(control: &Control, record: &GroupRecord, term: Term) {
+    let grants = record.grants();
+    let group = &record.group;
+    control
+        .planes
+        .until(|live| {
+            let mut reachable = grants.clone();
+            reachable.retain(|grant| planes::has_router(live, &grant.cell));
+            planes::read_by_owners(live, group, term, &reachable)
+        })
+        .await;
+}
+
+/// What is done with an op that got stuck: nothing was cut yet, so it is called off; or it only
+/// goes forward, under the next term.
+async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped: Stopped) {
+    let group = &record.group;
+    warn!(%group, term = %op.term, kind = %op.kind, error = %stopped, "op stopped");
+    control.timeline.mark(op, group, &format!("stopped: {stopped}"));
+    let (kind, target) = match &stopped {
+        Stopped::NotDrained => (OpKind::CallOff, record.open.as_ref().map(|o| o.primary.clone())),
+        Stopped::GaveUp { better, .. } => {
+            let members = control.agents.members();
+            let preferred = better.clone().filter(|id| members.get(id).is_some_and(|m| m.live()));
+            let target = preferred.or_else(|| choose::target(control, record));
+            (OpKind::Failover, target)
+        }
+        // Look at everything again.
+        Stopped::Change(_) | Stopped::Store(_) => {
+            if control.records.refresh().await.is_err() {
+                warn!(%group, "the store cannot be read");
+            }
+            tokio::time::sleep(AGAIN).await;
+            return;
+        }
+    };
+    let Some(target) = target else {
+        warn!(%group, "no member can be recruited; waiting");
+        tokio::time::sleep(planes::LIVE / 4).await;
+        return;
+    };
+    let begin = Begin {
+        kind,
+        judged: record.open_term(),
+        over: Some(op.term),
+        target,
+        moves: if kind == OpKind::CallOff { vec![] } else { choose::moves_after(control, record) },
+        plan: op.plan.clone(),
+        execution: op.execution.clone(),
+        deadline_ms: control.deadline(),
+        automatic: op.automatic,
+    };
+    control.agents.order(
+        &op.target,
+        Order::StandDown { group: group.clone(), term: op.term, op: op.execution.clone() },
+    );
+    if let Err(error) = control.records.change(group, |record| record.begin(&begin), |txn| txn).await
+    {
+        warn!(%group, %error, "the op could not be taken over");
+        tokio::time::sleep(AGAIN).await;
+    }
+}

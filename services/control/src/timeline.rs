@@ -1,0 +1,71 @@
+//! When each step of each op was reached: the raw material of an Execution's status, and of every
+//! figure that is told about a switch.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use atoll_ownership::TermRow;
+use atoll_ownership::record::{GroupRecord, Op};
+use atoll_runtime::Runtime;
+use atoll_topology::GroupId;
+use serde::{Deserialize, Serialize};
+
+/// Executions whose marks are kept in memory; the oldest go first.
+const EXECUTIONS_MAX: usize = 1_000;
+
+/// One step that was reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which group.
+    pub group: GroupId,
+    /// Under which term.
+    pub term: u64,
+    /// Which step.
+    pub step: String,
+    /// When, in milliseconds of Unix time.
+    pub unix_ms: u64,
+}
+
+/// All marks, by execution.
+pub struct Timeline {
+    runtime: Runtime,
+    marks: Mutex<BTreeMap<String, Vec<Mark>>>,
+}
+
+impl Timeline {
+    /// An empty one.
+    pub fn new(runtime: Runtime) -> Self {
+        Self { runtime, marks: Mutex::default() }
+    }
+
+    /// A step of an op was reached now.
+    pub fn mark(&self, op: &Op, group: &GroupId, step: &str) {
+        let mark = Mark {
+            group: group.clone(),
+            term: op.term.get(),
+            step: step.to_owned(),
+            unix_ms: self.runtime.wall_clock().0,
+        };
+        tracing::info!(%group, term = mark.term, execution = op.execution, step, "op step");
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.entry(op.execution.clone()).or_default().push(mark);
+        if marks.len() > EXECUTIONS_MAX {
+            marks.pop_first();
+        }
+    }
+
+    /// The tables name the new primary.
+    pub fn published(&self, op: &Op, record: &GroupRecord, row: Option<TermRow>) {
+        let step = match row {
+            Some(row) => format!("published, timeline {} from {}", row.timeline, row.fork),
+            None => "published".to_owned(),
+        };
+        self.mark(op, &record.group, &step);
+    }
+
+    /// What is known of an execution, oldest first.
+    pub fn of(&self, execution: &str) -> Vec<Mark> {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.get(execution).cloned().unwrap_or_default()
+    }
+}
