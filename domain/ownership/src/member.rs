@@ -272,6 +272,7 @@ impl Member {
             role: Role::Down,
             prepared: None,
             comparing: None,
+            settled: None,
             weakened,
         }
     }
