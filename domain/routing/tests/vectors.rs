@@ -1,5 +1,7 @@
 //! The golden vectors of `vectors/`: what every language must answer.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fmt::Write as _;
 
 use atoll_routing::shard_of;
