@@ -8,6 +8,7 @@ mod hold;
 mod pool;
 mod server;
 mod strict;
+pub mod table;
 mod worker;
 
 pub use body::{Answer, End, Kept, Outgoing, Witness};

@@ -1,0 +1,380 @@
+//! Follows a source of tables: opens a stream, takes what is newer, turns to the next source when
+//! one is silent, and keeps the last good table on disk, off the path.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_routing::TableVersion;
+use atoll_runtime::{Runtime, ScopedTask};
+use atoll_streams::EncodedTable;
+use atoll_streams::proto::table::TableUpdate;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use tracing::{error, info, warn};
+
+use super::receive::{Gap, Received, receive};
+use super::{BEAT_INTERVAL, BEATS_MISSED, file};
+
+/// Limit for opening a stream. Less than the silence that ends one: a dead source must not cost
+/// more than a silent one.
+const OPEN_LIMIT: Duration = Duration::from_secs(1);
+/// Pause after all sources in turn gave nothing; doubles up to the second.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// See [`RETRY_PAUSE_MIN`].
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A source that has said nothing fresh for this long is left, if there is another: it may have
+/// lost control while the other has not.
+const STALE_LIMIT: Duration = Duration::from_secs(10);
+/// Pause before the file is tried again after a write that failed.
+const FILE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What to follow.
+#[derive(Debug, Clone)]
+pub struct FollowConfig {
+    /// Tried in turn.
+    pub sources: Vec<SocketAddr>,
+    /// The last good table.
+    pub file: PathBuf,
+}
+
+/// What a receiver holds, for its reports.
+#[derive(Debug, Clone)]
+pub struct Held {
+    tables: watch::Receiver<Option<Arc<EncodedTable>>>,
+    /// Whether the first report of a stream hides what is held, to get a snapshot.
+    pub snapshot_wanted: bool,
+}
+
+impl Held {
+    /// The version that a stream's first report names.
+    pub fn first(&self) -> Option<TableVersion> {
+        if self.snapshot_wanted {
+            None
+        } else {
+            self.now()
+        }
+    }
+
+    /// The version held now.
+    pub fn now(&self) -> Option<TableVersion> {
+        self.tables
+            .borrow()
+            .as_ref()
+            .map(|table| table.version().clone())
+    }
+}
+
+/// How a receiver opens its stream; it sends its reports on it for as long as the stream lives.
+pub trait Uplink: Send + 'static {
+    /// Opens the stream. The first report names `held.first()`.
+    fn open(
+        &mut self,
+        channel: Channel,
+        held: Held,
+    ) -> impl Future<Output = Result<Streaming<TableUpdate>, Status>> + Send;
+}
+
+/// How old what is held is: the time since control itself said that it was its newest table.
+#[derive(Debug, Clone, Default)]
+pub struct Age(Arc<Mutex<Option<(Instant, Duration)>>>);
+
+impl Age {
+    fn heard(&self, age_ms: u64) {
+        let heard = (Instant::now(), Duration::from_millis(age_ms));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
+    }
+
+    /// None before any table.
+    pub fn now(&self) -> Option<Duration> {
+        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|(at, age)| at.elapsed().saturating_add(age))
+    }
+
+    /// In whole milliseconds; 0 before any table.
+    pub fn now_ms(&self) -> u64 {
+        self.now()
+            .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// A follower at work; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Followed {
+    /// What is held.
+    pub tables: watch::Receiver<Option<Arc<EncodedTable>>>,
+    /// How old it is.
+    pub age: Age,
+    _tasks: [ScopedTask<()>; 2],
+}
+
+/// Starts to follow. `accept` sees each newer table, first the one on disk, before it counts as
+/// held; what it refuses is not held.
+pub fn follow<E: std::error::Error + 'static>(
+    runtime: &Runtime,
+    config: FollowConfig,
+    uplink: impl Uplink,
+    mut accept: impl FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send + 'static,
+) -> Followed {
+    let (held, tables) = watch::channel(None);
+    let age = Age::default();
+    restore(runtime, &config, &age, &held, &mut accept);
+    let keeper = keep(runtime.clone(), config.file, tables.clone());
+    let follower = Follower {
+        runtime: runtime.clone(),
+        sources: config.sources,
+        uplink,
+        accept,
+        held,
+        age: age.clone(),
+    };
+    let tasks = [
+        runtime
+            .tasks()
+            .spawn("table-follow", follower.run())
+            .scoped(),
+        runtime.tasks().spawn("table-keep", keeper).scoped(),
+    ];
+    Followed {
+        tables,
+        age,
+        _tasks: tasks,
+    }
+}
+
+/// Begins with the table on disk, if it is good.
+fn restore<E: std::error::Error>(
+    runtime: &Runtime,
+    config: &FollowConfig,
+    age: &Age,
+    held: &watch::Sender<Option<Arc<EncodedTable>>>,
+    accept: &mut impl FnMut(&Arc<EncodedTable>) -> Result<(), E>,
+) {
+    let path = config.file.display();
+    let stored = match file::read(&config.file) {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return,
+        Err(error) => {
+            error!(file = %path, error = %chain(&error), "last good table refused");
+            return;
+        }
+    };
+    let table = Arc::new(stored.table);
+    if let Err(error) = accept(&table) {
+        error!(file = %path, error = %chain(&error), "last good table refused");
+        return;
+    }
+    let age_ms = runtime
+        .wall_clock()
+        .0
+        .saturating_sub(stored.written_unix_ms);
+    info!(file = %path, version = %table.version(), age_ms, "table restored");
+    age.heard(age_ms);
+    held.send_replace(Some(table));
+}
+
+/// Writes each new table to disk; those that come while one is being written are skipped but for
+/// the last.
+async fn keep(
+    runtime: Runtime,
+    path: PathBuf,
+    mut tables: watch::Receiver<Option<Arc<EncodedTable>>>,
+) {
+    // What came from the file is in the file.
+    let mut written = tables
+        .borrow_and_update()
+        .as_ref()
+        .map(|table| table.version().clone());
+    while tables.changed().await.is_ok() {
+        loop {
+            let Some(table) = tables.borrow_and_update().clone() else {
+                break;
+            };
+            if written.as_ref() == Some(table.version()) {
+                break;
+            }
+            let version = table.version().clone();
+            let (to, now) = (path.clone(), runtime.wall_clock().0);
+            let write = move || file::write(&to, &table, now);
+            match runtime
+                .tasks()
+                .spawn_blocking("table-write", write)
+                .join()
+                .await
+            {
+                Ok(Ok(())) => written = Some(version),
+                Ok(Err(error)) => {
+                    let (file, error) = (path.display(), chain(&error));
+                    error!(%file, %error, %version, "last good table not written; retrying");
+                    sleep(FILE_PAUSE).await;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// An error with its causes, for one field of a log line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+struct Follower<U, A> {
+    runtime: Runtime,
+    sources: Vec<SocketAddr>,
+    uplink: U,
+    accept: A,
+    held: watch::Sender<Option<Arc<EncodedTable>>>,
+    age: Age,
+}
+
+/// Nothing after a stream that gave something or while other sources are untried.
+async fn pause(rounds: usize) {
+    if let Some(rounds) = rounds.checked_sub(1) {
+        let factor = 1 << u32::try_from(rounds).unwrap_or(u32::MAX).min(10);
+        sleep(RETRY_PAUSE_MIN.saturating_mul(factor).min(RETRY_PAUSE_MAX)).await;
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("it could not be opened within {} ms", OPEN_LIMIT.as_millis())]
+    OpenLimit,
+    #[error("{0}")]
+    Status(Box<Status>),
+    #[error("it ended the stream")]
+    Closed,
+    #[error("it missed {BEATS_MISSED} beats")]
+    Silent,
+    #[error("nothing fresh came from it for {} s", STALE_LIMIT.as_secs())]
+    Stale,
+    #[error("a snapshot is needed: {0}")]
+    Gap(Gap),
+    #[error("its table {version} is not usable: {why}")]
+    Unusable { version: TableVersion, why: String },
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// Whether a stream gave anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gave {
+    Nothing,
+    Updates,
+}
+
+impl<E, U, A> Follower<U, A>
+where
+    E: std::error::Error + 'static,
+    U: Uplink,
+    A: FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send,
+{
+    async fn run(mut self) {
+        let mut at = 0;
+        let mut snapshot_wanted = false;
+        let mut barren = 0;
+        let mut said = None;
+        while let Some(source) = self.sources.get(at % self.sources.len().max(1)).copied() {
+            let mut gave = Gave::Nothing;
+            let end = self.stream(source, snapshot_wanted, &mut gave).await;
+            if gave == Gave::Updates {
+                (barren, said) = (0, None);
+            }
+            let again = snapshot_wanted && matches!(end, End::Gap(_));
+            snapshot_wanted = matches!(end, End::Gap(_));
+            if again {
+                // A source that is wrong each time must not be asked in a tight loop.
+                sleep(RETRY_PAUSE_MIN).await;
+            }
+            // A gap alone is no reason to leave a source, but one that only has gaps is.
+            if !snapshot_wanted || gave == Gave::Nothing {
+                at += 1;
+            }
+            let reason = end.to_string();
+            if said.as_ref() != Some(&(source, reason.clone())) {
+                let age_ms = self.age.now_ms();
+                warn!(%source, %reason, age_ms, "source of tables lost; trying the next");
+                said = Some((source, reason));
+            }
+            barren += 1;
+            pause(barren / self.sources.len()).await;
+        }
+        error!("no source of tables is configured");
+    }
+
+    async fn stream(&mut self, source: SocketAddr, snapshot_wanted: bool, gave: &mut Gave) -> End {
+        let held = Held {
+            tables: self.held.subscribe(),
+            snapshot_wanted,
+        };
+        let channel = self.runtime.grpc_channel(source);
+        let mut updates = match timeout(OPEN_LIMIT, self.uplink.open(channel, held)).await {
+            Ok(Ok(updates)) => updates,
+            Ok(Err(status)) => return status.into(),
+            Err(_) => return End::OpenLimit,
+        };
+        info!(%source, "following source of tables");
+        let mut refused = None;
+        let mut fresh = Instant::now();
+        loop {
+            if self.sources.len() > 1 && fresh.elapsed() > STALE_LIMIT {
+                return End::Stale;
+            }
+            let update = match timeout(BEAT_INTERVAL * BEATS_MISSED, updates.message()).await {
+                Ok(Ok(Some(update))) => update,
+                Ok(Ok(None)) => return End::Closed,
+                Ok(Err(status)) => return status.into(),
+                Err(_) => return End::Silent,
+            };
+            let held = self.held.borrow().clone();
+            match receive(held.as_ref(), update) {
+                Received::Taken(table) => {
+                    if let Err(error) = (self.accept)(&table) {
+                        let version = table.version().clone();
+                        return End::Unusable {
+                            version,
+                            why: chain(&error),
+                        };
+                    }
+                    self.held.send_replace(Some(table));
+                    fresh = Instant::now();
+                    *gave = Gave::Updates;
+                }
+                Received::Current { age_ms } => {
+                    self.age.heard(age_ms);
+                    if Duration::from_millis(age_ms) < STALE_LIMIT {
+                        fresh = Instant::now();
+                    }
+                    *gave = Gave::Updates;
+                }
+                Received::Duplicate => *gave = Gave::Updates,
+                Received::Refused { theirs } => {
+                    let ours = held
+                        .map(|held| held.version().to_string())
+                        .unwrap_or_default();
+                    if refused.as_ref() != Some(&theirs) {
+                        let theirs = theirs.as_ref().map(ToString::to_string).unwrap_or_default();
+                        warn!(%source, %theirs, %ours, "older table refused: a receiver never goes back");
+                    }
+                    refused = Some(theirs);
+                }
+                Received::Gap(gap) => return End::Gap(gap),
+            }
+        }
+    }
+}
