@@ -1,14 +1,17 @@
 //! The configuration file of each process. The services read them; they are known here by the
 //! names of their keys alone.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::SocketAddrV4;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use atoll_topology::Topology;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::directory::Directory;
+use crate::directory::{Directory, worlds_of_this_user};
 use crate::options::Record;
 use crate::plan::{Place, Role};
 
@@ -37,14 +40,26 @@ pub enum ConfigError {
 }
 
 /// Writes `config/<process>.yaml` for every process but the application.
-pub(crate) fn write_all(directory: &Directory, record: &Record) -> Result<(), ConfigError> {
+pub(crate) fn write_all(
+    directory: &Directory,
+    record: &Record,
+    topology: &Topology,
+) -> Result<(), ConfigError> {
+    make_peer_key(directory)?;
     for place in record
         .plan
         .places
         .iter()
         .filter(|p| p.role != Role::Application)
     {
-        let value = config_of(directory, record, place)?;
+        let value = config_of(
+            &World {
+                directory,
+                record,
+                topology,
+            },
+            place,
+        )?;
         let text = serde_saphyr::to_string(&value)
             .map_err(|error| ConfigError::Yaml(place.id.to_string(), error.to_string()))?;
         let path = directory.config_of(place.id.as_str());
@@ -53,19 +68,49 @@ pub(crate) fn write_all(directory: &Directory, record: &Record) -> Result<(), Co
     Ok(())
 }
 
-fn config_of(directory: &Directory, record: &Record, place: &Place) -> Result<Value, ConfigError> {
+/// The world's key for gateways among themselves: made once, 64 hexadecimal digits.
+fn make_peer_key(directory: &Directory) -> Result<(), ConfigError> {
+    let path = directory.peer_key();
+    let write = |source| ConfigError::Write {
+        path: path.clone(),
+        source,
+    };
+    if path.try_exists().map_err(write)? {
+        return Ok(());
+    }
+    let mut random = [0_u8; 32];
+    let mut source = File::open("/dev/urandom").map_err(write)?;
+    source.read_exact(&mut random).map_err(write)?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let open = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path);
+    open.and_then(|mut file| file.write_all(digits.as_bytes()))
+        .map_err(write)
+}
+
+/// All that configurations are made from.
+struct World<'a> {
+    directory: &'a Directory,
+    record: &'a Record,
+    topology: &'a Topology,
+}
+
+fn config_of(world: &World<'_>, place: &Place) -> Result<Value, ConfigError> {
     let mut config = Map::new();
     // Read by the binary for every role; the rest is the role's own.
     config.insert(
         "runtime".to_owned(),
-        json!({ "source": place.ip, "links_file": directory.links() }),
+        json!({ "source": place.ip, "links_file": world.directory.links() }),
     );
     let own = match place.role {
-        Role::Control => control(directory, record, place),
-        Role::Mesh => mesh(directory, record, place)?,
-        Role::Gateway => gateway(directory, record, place)?,
-        Role::SqlRouter => sql_router(directory, record, place)?,
-        Role::Agent => agent(directory, record, place)?,
+        Role::Control => world.control(place),
+        Role::Mesh => world.mesh(place)?,
+        Role::Gateway => world.gateway(place)?,
+        Role::SqlRouter => world.sql_router(place)?,
+        Role::Agent => world.agent(place)?,
         Role::Application => Value::Null,
     };
     if let Value::Object(own) = own {
@@ -74,72 +119,113 @@ fn config_of(directory: &Directory, record: &Record, place: &Place) -> Result<Va
     Ok(Value::Object(config))
 }
 
-fn data(directory: &Directory, place: &Place) -> PathBuf {
-    directory.data_of(place.id.as_str())
-}
+impl World<'_> {
+    fn data(&self, place: &Place) -> PathBuf {
+        self.directory.data_of(place.id.as_str())
+    }
 
-fn control(directory: &Directory, record: &Record, place: &Place) -> Value {
-    json!({
-        "process": place.id,
-        "api": place.address("api"),
-        "grpc": place.address("grpc"),
-        "admin": place.address("admin"),
-        "data": data(directory, place),
-        "topology": directory.topology(),
-        "places": record.plan.places,
-    })
-}
+    fn streams(&self, place: &Place) -> Result<SocketAddrV4, ConfigError> {
+        let control = self.record.plan.control().and_then(|c| c.address("grpc"));
+        needed(place, control, "a control")
+    }
 
-fn mesh(directory: &Directory, record: &Record, place: &Place) -> Result<Value, ConfigError> {
-    let control = record.plan.control().and_then(|c| c.address("grpc"));
-    Ok(json!({
-        "process": place.id,
-        "listen": place.address("mesh"),
-        "admin": place.address("admin"),
-        "data": data(directory, place),
-        "control": [needed(place, control, "a control")?],
-    }))
-}
+    fn control(&self, place: &Place) -> Value {
+        json!({
+            "process": place.id,
+            "api": place.address("api"),
+            "streams": place.address("grpc"),
+            "admin": place.address("admin"),
+            "data": self.data(place),
+            "topology": self.directory.topology(),
+            "places": self.record.plan.places,
+            // Local worlds are there to be switched often.
+            "automatic_switch_min_interval_seconds": 0,
+        })
+    }
 
-fn gateway(directory: &Directory, record: &Record, place: &Place) -> Result<Value, ConfigError> {
-    Ok(json!({
-        "process": place.id,
-        "region": place.region,
-        "cell": place.cell,
-        "edge": place.address("edge"),
-        "peer": place.address("peer"),
-        "admin": place.address("admin"),
-        "data": data(directory, place),
-        "mesh": [of_cell(record, place, Role::Mesh, "mesh")?],
-    }))
-}
+    fn mesh(&self, place: &Place) -> Result<Value, ConfigError> {
+        Ok(json!({
+            "process": place.id,
+            "region": place.region,
+            "cell": place.cell,
+            "listen": place.address("mesh"),
+            "admin": place.address("admin"),
+            "table_file": self.data(place).join("table"),
+            "control": [self.streams(place)?],
+        }))
+    }
 
-fn sql_router(directory: &Directory, record: &Record, place: &Place) -> Result<Value, ConfigError> {
-    Ok(json!({
-        "process": place.id,
-        "region": place.region,
-        "cell": place.cell,
-        "sql": place.address("sql"),
-        "admin": place.address("admin"),
-        "data": data(directory, place),
-        "mesh": [of_cell(record, place, Role::Mesh, "mesh")?],
-    }))
-}
+    fn gateway(&self, place: &Place) -> Result<Value, ConfigError> {
+        let mut config = json!({
+            "process": place.id,
+            "region": place.region,
+            "cell": place.cell,
+            "edge": place.address("edge"),
+            "peer": place.address("peer"),
+            "admin": place.address("admin"),
+            "table_file": self.data(place).join("table"),
+            "peer_key_file": self.directory.peer_key(),
+            "meshes": [of_cell(self.record, place, Role::Mesh, "mesh")?],
+            // Many gateways share the cores of one machine.
+            "workers": 1,
+        });
+        if let (Some(canary), Value::Object(keys)) = (&self.record.options.canary, &mut config) {
+            let canary = json!({ "method": canary.method, "path": canary.path });
+            keys.insert("canary".to_owned(), canary);
+        }
+        Ok(config)
+    }
 
-fn agent(directory: &Directory, record: &Record, place: &Place) -> Result<Value, ConfigError> {
-    let control = record.plan.control().and_then(|c| c.address("grpc"));
-    Ok(json!({
-        "process": place.id,
-        "group": place.group,
-        "member": place.member,
-        "sql": place.address("sql"),
-        "calls": place.address("calls"),
-        "replication": place.address("replication"),
-        "admin": place.address("admin"),
-        "data": data(directory, place),
-        "postgres_bin": record.options.postgres_bin,
-        "control": [needed(place, control, "a control")?],
-    }))
+    fn sql_router(&self, place: &Place) -> Result<Value, ConfigError> {
+        Ok(json!({
+            "process": place.id,
+            "region": place.region,
+            "cell": place.cell,
+            "listen": place.address("sql"),
+            "admin": place.address("admin"),
+            "table_file": self.data(place).join("table"),
+            "meshes": [of_cell(self.record, place, Role::Mesh, "mesh")?],
+        }))
+    }
+
+    fn agent(&self, place: &Place) -> Result<Value, ConfigError> {
+        let group = needed(place, place.group.as_ref(), "a data group")?;
+        let spec = needed(
+            place,
+            self.topology.groups.get(group),
+            "its data group's members",
+        )?;
+        let of_group = self
+            .record
+            .plan
+            .places
+            .iter()
+            .filter(|p| p.group.as_ref() == Some(group));
+        let members: Map<String, Value> = of_group
+            .filter_map(|p| {
+                let at = json!({
+                    "calls": p.address("calls"),
+                    "replication": p.address("replication"),
+                });
+                Some((p.member.as_ref()?.to_string(), at))
+            })
+            .collect();
+        Ok(json!({
+            "process": place.id,
+            "group": place.group,
+            "member": place.member,
+            "sql": place.address("sql"),
+            "calls": place.address("calls"),
+            "replication": place.address("replication"),
+            "admin": place.address("admin"),
+            "data": self.data(place),
+            "control": [self.streams(place)?],
+            "members": members,
+            "k": spec.k,
+            // Shared by all worlds of this user: an empty database is made once.
+            "templates": worlds_of_this_user().join("templates"),
+        }))
+    }
 }
 
 fn of_cell(
@@ -147,7 +233,7 @@ fn of_cell(
     place: &Place,
     role: Role,
     protocol: &'static str,
-) -> Result<std::net::SocketAddrV4, ConfigError> {
+) -> Result<SocketAddrV4, ConfigError> {
     let cell = needed(place, place.cell.as_ref(), "a cell")?;
     let found = record
         .plan
@@ -188,7 +274,10 @@ pub(crate) fn app_command(
         ("{ip}", place.ip.to_string()),
         ("{http}", http.to_string()),
         ("{sql}", sql.to_string()),
-        ("{dir}", data(directory, place).display().to_string()),
+        (
+            "{dir}",
+            directory.data_of(place.id.as_str()).display().to_string(),
+        ),
     ];
     let mut line = record.options.app.clone();
     for (name, value) in filled {

@@ -167,6 +167,11 @@ impl Directory {
         self.run().join("world.json")
     }
 
+    /// The key by which gateways know one another.
+    pub fn peer_key(&self) -> PathBuf {
+        self.run().join("peer.key")
+    }
+
     /// Where the supervisor takes orders.
     pub fn socket(&self) -> PathBuf {
         self.run().join("supervisor.sock")

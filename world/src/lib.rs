@@ -25,7 +25,7 @@ pub use links::{
 };
 pub use local::{LocalWorld, Up, WorldError};
 pub use number::{NoNumber, WORLDS_MAX, WorldNumber};
-pub use options::{BadFile, OUTSIDE_ROUND_TRIP_MS, Options, Record};
+pub use options::{BadFile, Canary, OUTSIDE_ROUND_TRIP_MS, Options, Record};
 pub use order::{OrderError, Outcome};
 pub use plan::{
     OUTSIDE, PROCESSES_PER_ZONE_MAX, Place, Plan, Port, REGIONS_MAX, Role, TooLarge,

@@ -15,6 +15,16 @@ use crate::plan::Plan;
 /// Round trip from outside to every region, unless told otherwise.
 pub const OUTSIDE_ROUND_TRIP_MS: f64 = 10.0;
 
+/// A write through the whole path, which leaves nothing behind that anybody reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// Its method, for instance `POST`.
+    pub method: String,
+    /// Its path, for instance `/canary`.
+    pub path: String,
+}
+
 /// Choices that hold for a whole world.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,8 +36,8 @@ pub struct Options {
     pub app: String,
     /// The application's schema, applied to every shard before the world counts as up.
     pub schema: Option<PathBuf>,
-    /// Where `postgres`, `initdb`, `pg_rewind`… are.
-    pub postgres_bin: PathBuf,
+    /// The write by which every gateway finds out whether a cell can be written to.
+    pub canary: Option<Canary>,
     /// Round trip between outside and every region.
     pub outside_round_trip_ms: f64,
 }

@@ -118,7 +118,7 @@ pub async fn supervise(
         &directory.links(),
         &links_of(&topology, record.options.outside_round_trip_ms),
     )?;
-    config::write_all(&directory, &record)?;
+    config::write_all(&directory, &record, &topology)?;
 
     let own = ProcessRef::own().ok_or_else(|| {
         io_error("a process that cannot read its own start time cannot supervise")(

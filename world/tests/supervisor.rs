@@ -30,7 +30,7 @@ fn prepare(root: &Path) -> Directory {
         app: format!("{} bank {{cell}}", atoll.display()),
         atoll,
         schema: None,
-        postgres_bin: "/usr/bin".into(),
+        canary: None,
         outside_round_trip_ms: 10.0,
     };
     let text = serde_json::to_vec(&options).expect("JSON");

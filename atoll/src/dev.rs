@@ -1,0 +1,335 @@
+//! `atoll dev`: a whole world on this machine.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use atoll_runtime::{RealOptions, Runtime};
+use atoll_world::{
+    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Up, Ways, worlds_of_this_user,
+};
+
+use crate::status::{Output, show};
+use crate::talk;
+
+/// A whole world on one machine.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Bring a world up, and return when it serves
+    #[command(
+        after_help = "A world that was ended keeps its data: up with the same --dir goes on with it."
+    )]
+    Up {
+        /// The topology: regions, zones, cells, data groups, shards, routes
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// The world's directory [default: /var/tmp/atoll-<uid>/<name of the file>]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// The application, one for each cell; {cell} {region} {zone} {ip} {http} {sql} {dir} are
+        /// filled in [default: the bank beside this binary]
+        #[arg(long, value_name = "COMMAND")]
+        app: Option<String>,
+        /// The application's schema, applied to every shard
+        #[arg(long, value_name = "FILE")]
+        schema: Option<PathBuf>,
+        /// A write that every gateway asks of every cell each second, to know whether it can write
+        /// [default: POST /canary with the default application, none with another]
+        #[arg(long, value_name = "METHOD PATH")]
+        canary: Option<String>,
+        /// Round trip between outside and every region
+        #[arg(long, value_name = "MS", default_value_t = OUTSIDE_ROUND_TRIP_MS)]
+        outside_round_trip_ms: f64,
+    },
+    /// End a world, and prove that nothing is left of it
+    Down {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Show every process of a world
+    Status {
+        #[command(flatten)]
+        which: Which,
+        /// How
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// End processes with -9, all at one instant; they stay down until `start`
+    Kill(Target),
+    /// Start processes that are down, and return when they are ready
+    Start(Target),
+    /// Freeze processes, all at one instant: silent, as after a power loss
+    Pause(Target),
+    /// Let frozen processes run
+    Resume(Target),
+    /// Cut the link between two regions, silently: no reset, no answer
+    Cut(Link),
+    /// Heal the link between two regions
+    Heal(Link),
+    /// The parent of a world's processes; started by `up`
+    #[command(hide = true)]
+    Supervise {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// Which world.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The world's directory [default: the only world of yours that is up]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Which processes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// A region, zone, cell or process (a data group's name means its agents)
+    #[arg(value_name = "REGION|ZONE|CELL|PROCESS")]
+    target: String,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Which link.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Link {
+    /// A region, or `outside`
+    a: String,
+    /// Another region
+    b: String,
+    /// Only the way from the first to the second
+    #[arg(long)]
+    one_way: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(crate) fn run(command: Command) -> ExitCode {
+    if let Command::Supervise { dir } = command {
+        return supervise(&dir);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime.context("no async runtime") {
+        Ok(runtime) => runtime.block_on(carry_out(command)),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => talk::fail(error.as_ref()),
+    }
+}
+
+fn supervise(dir: &Path) -> ExitCode {
+    if let Err(error) = atoll_telemetry::init("supervisor", &[]) {
+        return talk::fail(&error);
+    }
+    atoll_runtime::main_with(
+        "supervisor",
+        RealOptions::default(),
+        async |runtime: Runtime| {
+            let ready = |socket: &str| talk::data(&format!("ready supervisor {socket}"));
+            atoll_world::supervise(dir, runtime, ready).await
+        },
+    )
+}
+
+async fn carry_out(command: Command) -> Result<()> {
+    match command {
+        Command::Up {
+            file,
+            dir,
+            app,
+            schema,
+            canary,
+            outside_round_trip_ms,
+        } => {
+            let atoll = std::env::current_exe().context("this binary's own path is unknown")?;
+            let canary = match (&canary, &app) {
+                (Some(words), _) => Some(canary_of(words)?),
+                (None, None) => Some(canary_of(DEFAULT_CANARY)?),
+                (None, Some(_)) => None,
+            };
+            let app = app.unwrap_or_else(|| Options::default_app(&atoll));
+            let schema = schema
+                .map(|s| s.canonicalize())
+                .transpose()
+                .context("--schema")?;
+            let directory = match dir {
+                Some(dir) => dir,
+                None => default_directory(&file)?,
+            };
+            let options = Options {
+                atoll,
+                app,
+                schema,
+                canary,
+                outside_round_trip_ms,
+            };
+            up(&Up {
+                topology: file,
+                directory,
+                options,
+            })
+            .await
+        }
+        Command::Down { which } => {
+            let world = find(&which)?;
+            let strays = world.down(progress()).await?;
+            let root = world.directory().root().display();
+            let killed = match strays {
+                0 => String::new(),
+                n => format!(" ({n} stray processes were killed)"),
+            };
+            talk::say(&format!("down; no process of {root} is left{killed}"));
+            Ok(())
+        }
+        Command::Status { which, output } => {
+            talk::data(&show(&find(&which)?.status()?, output)?);
+            Ok(())
+        }
+        Command::Kill(target) => told("killed", find(&target.which)?.kill(&target.target).await?),
+        Command::Start(target) => {
+            told("started", find(&target.which)?.start(&target.target).await?)
+        }
+        Command::Pause(target) => told("frozen", find(&target.which)?.pause(&target.target).await?),
+        Command::Resume(target) => {
+            told("thawed", find(&target.which)?.resume(&target.target).await?)
+        }
+        Command::Cut(link) => {
+            find(&link.which)?.cut(&link.a, &link.b, ways(&link))?;
+            talk::say(&format!("cut: {}", link.words()));
+            Ok(())
+        }
+        Command::Heal(link) => {
+            find(&link.which)?.heal(&link.a, &link.b, ways(&link))?;
+            talk::say(&format!("healed: {}", link.words()));
+            Ok(())
+        }
+        Command::Supervise { .. } => Ok(()),
+    }
+}
+
+impl Link {
+    fn words(&self) -> String {
+        let arrow = if self.one_way { "→" } else { "↔" };
+        format!("{} {arrow} {}", self.a, self.b)
+    }
+}
+
+fn ways(link: &Link) -> Ways {
+    if link.one_way {
+        Ways::OneWay
+    } else {
+        Ways::Both
+    }
+}
+
+/// What the application that comes with Atoll has for it.
+const DEFAULT_CANARY: &str = "POST /canary";
+
+fn canary_of(words: &str) -> Result<Canary> {
+    let (method, path) = words
+        .split_once(' ')
+        .with_context(|| format!("--canary {words:?}: expected a method and a path"))?;
+    Ok(Canary {
+        method: method.to_owned(),
+        path: path.trim().to_owned(),
+    })
+}
+
+fn default_directory(file: &Path) -> Result<PathBuf> {
+    let name = file
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .context("--file has no name; give --dir")?;
+    Ok(worlds_of_this_user().join(name))
+}
+
+async fn up(up: &Up) -> Result<()> {
+    talk::say(&format!(
+        "bringing up {} in {}",
+        up.topology.display(),
+        up.directory.display()
+    ));
+    let world = LocalWorld::start_up(up).await?;
+    let root = world.directory().root().display().to_string();
+    if let Err(error) = world.wait_serving(progress()).await {
+        talk::say(&format!(
+            "it is left as it is; see {root}/log, then: atoll dev down --dir {root}"
+        ));
+        return Err(error.into());
+    }
+    let status = world.status()?;
+    let edges: Vec<String> = status
+        .processes
+        .iter()
+        .filter_map(|p| {
+            p.addresses
+                .get("edge")
+                .map(|at| format!("  http://{at}  {}", p.name))
+        })
+        .collect();
+    talk::say(&format!(
+        "it serves; {} processes, gateways at\n{}",
+        status.processes.len(),
+        edges.join("\n")
+    ));
+    talk::data(&root);
+    Ok(())
+}
+
+/// One line that changes on a terminal, one line per change elsewhere.
+fn progress() -> impl FnMut(&str) {
+    let live = std::io::stderr().is_terminal();
+    let bar = live.then(|| {
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        bar
+    });
+    move |text: &str| match &bar {
+        Some(bar) => bar.set_message(text.to_owned()),
+        None => talk::say(text),
+    }
+}
+
+/// The world that is meant: named by its directory, or the only one that is up.
+fn find(which: &Which) -> Result<LocalWorld> {
+    if let Some(dir) = &which.dir {
+        return Ok(LocalWorld::open(dir)?);
+    }
+    let mut up = LocalWorld::all_up();
+    match (up.pop(), up.is_empty()) {
+        (None, _) => bail!("no world of yours is up; bring one up with: atoll dev up -f FILE"),
+        (Some(world), true) => Ok(world),
+        (Some(last), false) => {
+            up.push(last);
+            let each = up
+                .iter()
+                .map(|w| format!("  --dir {}", w.directory().root().display()));
+            bail!(
+                "several worlds are up; say which one:\n{}",
+                each.collect::<Vec<_>>().join("\n")
+            )
+        }
+    }
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the last expression of every arm that calls it"
+)]
+fn told(done: &str, outcome: Outcome) -> Result<()> {
+    let names = outcome.processes.join(" ");
+    match outcome.signalled {
+        0 => talk::say(&format!("{done}: {names}")),
+        n => talk::say(&format!(
+            "{done}: {names} ({n} processes with their children)"
+        )),
+    }
+    Ok(())
+}
