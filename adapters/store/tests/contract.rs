@@ -1,4 +1,5 @@
 //! What every backend promises. One suite; a new backend is one more line at the end.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,9 +240,8 @@ async fn of_concurrent_writers_exactly_one_wins(mut subject: Subject) {
             .iter()
             .filter_map(|result| result.as_ref().ok())
             .collect();
-        let [(n, won)] = winners[..] else {
-            panic!("{results:?}")
-        };
+        assert_eq!(winners.len(), 1, "{results:?}");
+        let (n, won) = winners[0];
         assert_eq!(
             results
                 .iter()

@@ -166,7 +166,7 @@ impl Links {
         let table = watch::Sender::new(Arc::default());
         let mut file = Polled {
             path: path.to_owned(),
-            seen: None,
+            seen: Seen::Never,
         };
         // The first connection of the process must already meet the links.
         file.poll(&table);
@@ -254,7 +254,15 @@ impl Watching {
 /// A file and what was last seen of it.
 struct Polled {
     path: PathBuf,
-    seen: Option<Option<Stamp>>,
+    seen: Seen,
+}
+
+/// What the last look at the file found.
+#[derive(PartialEq)]
+enum Seen {
+    Never,
+    Missing,
+    File(Stamp),
 }
 
 /// Device, inode, size, and change time: a rename or a write changes one of them.
@@ -262,23 +270,18 @@ type Stamp = (u64, u64, u64, i64, i64);
 
 impl Polled {
     fn poll(&mut self, table: &watch::Sender<Arc<Table>>) {
-        let stamp = fs::metadata(&self.path).ok().map(|meta| {
-            (
-                meta.dev(),
-                meta.ino(),
-                meta.size(),
-                meta.ctime(),
-                meta.ctime_nsec(),
-            )
+        let found = fs::metadata(&self.path).map_or(Seen::Missing, |meta| {
+            let change = (meta.ctime(), meta.ctime_nsec());
+            Seen::File((meta.dev(), meta.ino(), meta.size(), change.0, change.1))
         });
-        if self.seen == Some(stamp) {
+        if self.seen == found {
             return;
         }
-        self.seen = Some(stamp);
-        let read = match stamp {
-            None => Ok(Table::default()),
-            Some(_) => read(&self.path),
+        let read = match found {
+            Seen::File(_) => read(&self.path),
+            Seen::Never | Seen::Missing => Ok(Table::default()),
         };
+        self.seen = found;
         match read {
             Ok(new) => {
                 table.send_if_modified(|old| {

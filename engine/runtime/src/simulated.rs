@@ -15,8 +15,12 @@ pub(crate) async fn listen(at: SocketAddr) -> io::Result<Listener> {
     Listener::simulated(turmoil::net::TcpListener::bind(any).await?)
 }
 
-/// Time since the beginning of the simulation's epoch, the same in every run.
+/// Where the wall clock of every simulation begins: 2026-01-01 UTC. The simulator's own epoch is the
+/// machine's clock, which would make two runs of one seed differ.
+const EPOCH_MILLIS: u64 = 1_767_225_600_000;
+
+/// The same in every run; the beginning outside of a host.
 pub(crate) fn wall_clock() -> UnixMillis {
-    let since = turmoil::since_epoch();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let since = turmoil::sim_elapsed().unwrap_or_default();
+    UnixMillis(EPOCH_MILLIS + u64::try_from(since.as_millis()).unwrap_or(u64::MAX >> 1))
 }

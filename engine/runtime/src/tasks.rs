@@ -22,9 +22,12 @@ pub const BLOCKING_AT_ONCE: usize = 16;
 #[derive(Clone)]
 pub struct Tasks(Arc<Shared>);
 
+/// Name and how to abort, by number. A task that was just begun has no handle yet.
+type Running = BTreeMap<u64, (Cow<'static, str>, Option<AbortHandle>)>;
+
 struct Shared {
     next: AtomicU64,
-    running: Mutex<BTreeMap<u64, (Cow<'static, str>, Option<AbortHandle>)>>,
+    running: Mutex<Running>,
     emptied: Notify,
     blocking: Arc<Semaphore>,
 }
@@ -214,9 +217,7 @@ impl Tasks {
 }
 
 impl Shared {
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, BTreeMap<u64, (Cow<'static, str>, Option<AbortHandle>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

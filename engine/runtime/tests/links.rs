@@ -1,4 +1,5 @@
 //! What a connection feels of the links, on real sockets. Delays are asserted from below only.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
