@@ -15,7 +15,9 @@ pub use data_plane::{FollowerConfig, Observed, TableFollower, TableHandle, Worke
 pub use follow::{Age, FollowConfig, Followed, Held, Uplink, follow};
 pub use receive::{Gap, Received, receive};
 pub use reports::Pace;
-pub use source::{AgeMs, Collect, Publisher, Stale, StreamId, serve_tables, table_service};
+pub use source::{
+    AgeMs, Collect, Publisher, ServeError, Stale, StreamId, serve_tables, table_service,
+};
 
 use std::time::Duration;
 

@@ -308,16 +308,13 @@ impl Uplink for DataPlane {
         held: Held,
     ) -> Result<Streaming<TableUpdate>, Status> {
         let pace = Pace::new(self.0.news.subscribe());
-        let start = (self.0.clone(), pace, held.first());
-        let reports = stream::unfold(start, move |(shared, mut pace, first)| {
-            let held = held.clone();
-            async move {
-                if !pace.due().await {
-                    return None;
-                }
-                let report = shared.report(first);
-                Some((report, (shared, pace, held.now())))
+        let start = (self.0.clone(), pace, held);
+        let reports = stream::unfold(start, |(shared, mut pace, mut held)| async move {
+            if !pace.due().await {
+                return None;
             }
+            let report = shared.report(held.named());
+            Some((report, (shared, pace, held)))
         });
         let mut client =
             TableSourceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);

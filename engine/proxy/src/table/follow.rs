@@ -42,25 +42,19 @@ pub struct FollowConfig {
 }
 
 /// What a receiver holds, for its reports.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Held {
     tables: watch::Receiver<Option<Arc<EncodedTable>>>,
-    /// Whether the first report of a stream hides what is held, to get a snapshot.
-    pub snapshot_wanted: bool,
+    /// Whether the next report hides what is held, to get a snapshot.
+    hidden: bool,
 }
 
 impl Held {
-    /// The version that a stream's first report names.
-    pub fn first(&self) -> Option<TableVersion> {
-        if self.snapshot_wanted {
-            None
-        } else {
-            self.now()
+    /// The version that the report being made names.
+    pub fn named(&mut self) -> Option<TableVersion> {
+        if std::mem::take(&mut self.hidden) {
+            return None;
         }
-    }
-
-    /// The version held now.
-    pub fn now(&self) -> Option<TableVersion> {
         self.tables
             .borrow()
             .as_ref()
@@ -70,7 +64,7 @@ impl Held {
 
 /// How a receiver opens its stream; it sends its reports on it for as long as the stream lives.
 pub trait Uplink: Send + 'static {
-    /// Opens the stream. The first report names `held.first()`.
+    /// Opens the stream. Each report names `held.named()`.
     fn open(
         &mut self,
         channel: Channel,
@@ -320,7 +314,7 @@ where
     async fn stream(&mut self, source: SocketAddr, snapshot_wanted: bool, gave: &mut Gave) -> End {
         let held = Held {
             tables: self.held.subscribe(),
-            snapshot_wanted,
+            hidden: snapshot_wanted,
         };
         let channel = self.runtime.grpc_channel(source);
         let mut updates = match timeout(OPEN_LIMIT, self.uplink.open(channel, held)).await {

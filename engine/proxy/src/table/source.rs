@@ -132,6 +132,9 @@ pub fn table_service(
     TableSourceServer::new(source).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
+/// Why serving ended.
+pub type ServeError = tonic::transport::Error;
+
 /// Serves `TableSource` alone on a listener until shutdown is requested.
 pub async fn serve_tables(
     runtime: &Runtime,
@@ -139,7 +142,7 @@ pub async fn serve_tables(
     publisher: Publisher,
     collect: Arc<dyn Collect>,
     age_ms: AgeMs,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), ServeError> {
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_LIMIT))
