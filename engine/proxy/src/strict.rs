@@ -231,6 +231,9 @@ impl Strict {
         self.check_room(fresh.len())?;
         self.kept.extend_from_slice(fresh);
         let line = &self.kept[self.line..];
+        if matches!(self.state, State::ChunkEnd) && !b"\r\n".starts_with(line) {
+            return Err(Violation::Chunk);
+        }
         if !whole {
             // A carriage return may only be the last byte that we have.
             return match line[..line.len() - 1].contains(&b'\r') {
@@ -238,7 +241,9 @@ impl Strict {
                 false => Ok(rest),
             };
         }
-        let Some(line) = line.strip_suffix(b"\r\n") else { return Err(Violation::BareLf) };
+        let Some(line) = line.strip_suffix(b"\r\n") else {
+            return Err(Violation::BareLf);
+        };
         if line.contains(&b'\r') {
             return Err(Violation::BareCr);
         }
@@ -341,7 +346,10 @@ impl Head {
             if self.host.is_some() {
                 return Err(Violation::HostTwice);
             }
-            if !value.iter().all(|b| b.is_ascii_alphanumeric() || b".-_:[]%".contains(b)) {
+            if !value
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b".-_:[]%".contains(b))
+            {
                 return Err(Violation::HostInvalid);
             }
             self.host = Some(value.to_vec());
@@ -379,13 +387,17 @@ impl Head {
         if method == b"CONNECT" {
             return Err(Violation::Connect);
         }
-        let after_scheme =
-            target.strip_prefix(b"http://").or_else(|| target.strip_prefix(b"https://"));
+        let after_scheme = target
+            .strip_prefix(b"http://")
+            .or_else(|| target.strip_prefix(b"https://"));
         match (target, after_scheme) {
             ([b'/', ..], _) => Ok(()),
             (b"*", _) if method == b"OPTIONS" => Ok(()),
             (_, Some(rest)) => {
-                let end = rest.iter().position(|b| b"/?".contains(b)).unwrap_or(rest.len());
+                let end = rest
+                    .iter()
+                    .position(|b| b"/?".contains(b))
+                    .unwrap_or(rest.len());
                 self.authority = Some(rest[..end].to_vec());
                 Ok(())
             }
@@ -401,7 +413,10 @@ impl Head {
             return Err(Violation::HostMissing);
         }
         if let Some(authority) = &self.authority
-            && !self.host.as_ref().is_some_and(|host| host.eq_ignore_ascii_case(authority))
+            && !self
+                .host
+                .as_ref()
+                .is_some_and(|host| host.eq_ignore_ascii_case(authority))
         {
             return Err(Violation::TargetMismatch);
         }
@@ -428,7 +443,10 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Violation::Fold);
     }
-    let colon = line.iter().position(|b| *b == b':').ok_or(Violation::HeaderName)?;
+    let colon = line
+        .iter()
+        .position(|b| *b == b':')
+        .ok_or(Violation::HeaderName)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if matches!(name.last(), Some(b' ' | b'\t')) {
         return Err(Violation::SpaceBeforeColon);
@@ -436,7 +454,10 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if name.is_empty() || !name.iter().all(is_token) {
         return Err(Violation::HeaderName);
     }
-    if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
+    if value
+        .iter()
+        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
+    {
         return Err(Violation::HeaderValue);
     }
     Ok((name, value.trim_ascii()))
@@ -446,13 +467,20 @@ fn length(value: &[u8]) -> Result<u64, Violation> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return Err(Violation::LengthInvalid);
     }
-    Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    Ok(value
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, Violation> {
-    let end = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
+    let end = line
+        .iter()
+        .position(|b| !b.is_ascii_hexdigit())
+        .unwrap_or(line.len());
     let extension_ok = matches!(line.get(end), None | Some(b';'))
-        && line[end..].iter().all(|b| *b >= 0x20 && *b != 0x7f || *b == b'\t');
+        && line[end..]
+            .iter()
+            .all(|b| *b >= 0x20 && *b != 0x7f || *b == b'\t');
     if end == 0 || end > 15 || !extension_ok {
         return Err(Violation::Chunk);
     }
@@ -466,8 +494,11 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: StrictLimits =
-        StrictLimits { head_bytes_max: 1024, headers_max: 8, body_bytes_max: 1000 };
+    const LIMITS: StrictLimits = StrictLimits {
+        head_bytes_max: 1024,
+        headers_max: 8,
+        body_bytes_max: 1000,
+    };
 
     fn read(parts: &[&[u8]]) -> (Vec<u8>, Result<(), Violation>) {
         let mut strict = Strict::new(LIMITS);
@@ -483,7 +514,9 @@ mod tests {
     fn refused(input: &str) -> String {
         let (out, _) = read(&[input.as_bytes()]);
         let out = String::from_utf8(out).unwrap();
-        let at = out.rfind("REFUSED /").unwrap_or_else(|| panic!("not refused: {input:?}"));
+        let at = out
+            .rfind("REFUSED /")
+            .unwrap_or_else(|| panic!("not refused: {input:?}"));
         out[at + 9..].split(' ').next().unwrap().to_owned()
     }
 
@@ -492,16 +525,34 @@ mod tests {
         let host = "Host: a\r\n";
         let head = |rest: &str| format!("POST / HTTP/1.1\r\n{host}{rest}\r\n");
         let cases = [
-            (head("Content-Length: 5\r\nContent-Length: 5\r\n"), "length-conflict"),
-            (head("Content-Length: 5\r\nContent-Length: 6\r\n"), "length-conflict"),
+            (
+                head("Content-Length: 5\r\nContent-Length: 5\r\n"),
+                "length-conflict",
+            ),
+            (
+                head("Content-Length: 5\r\nContent-Length: 6\r\n"),
+                "length-conflict",
+            ),
             (head("Content-Length: 5, 5\r\n"), "length-invalid"),
             (head("Content-Length: +5\r\n"), "length-invalid"),
             (head("Content-Length: 0x5\r\n"), "length-invalid"),
             (head("Content-Length:\r\n"), "length-invalid"),
-            (head("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), "length-conflict"),
-            (head("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), "length-conflict"),
-            (head("Transfer-Encoding: gzip, chunked\r\n"), "transfer-coding"),
-            (head("Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n"), "transfer-coding"),
+            (
+                head("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+                "length-conflict",
+            ),
+            (
+                head("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
+                "length-conflict",
+            ),
+            (
+                head("Transfer-Encoding: gzip, chunked\r\n"),
+                "transfer-coding",
+            ),
+            (
+                head("Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n"),
+                "transfer-coding",
+            ),
             (head("Transfer-Encoding: identity\r\n"), "transfer-coding"),
             (head("X: a\r\n b\r\n"), "obs-fold"),
             (head("X : a\r\n"), "space-before-colon"),
@@ -514,19 +565,34 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n".into(), "host-missing"),
             ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into(), "host-invalid"),
             ("GET / HTTP/1.1\r\nHost: a,b\r\n\r\n".into(), "host-invalid"),
-            ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), "target-mismatch"),
+            (
+                "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+                "target-mismatch",
+            ),
             ("GET b HTTP/1.1\r\nHost: a\r\n\r\n".into(), "request-line"),
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n".into(), "request-line"),
             ("GET /\t HTTP/1.1\r\nHost: a\r\n\r\n".into(), "request-line"),
-            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), "request-line"),
+            (
+                "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+                "request-line",
+            ),
             ("GET / HTTP/1.1\nHost: a\n\n".into(), "bare-lf"),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), "version"),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), "version"),
-            ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".into(), "connect"),
-            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), "transfer-coding"),
+            (
+                "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".into(),
+                "connect",
+            ),
+            (
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+                "transfer-coding",
+            ),
             (head("Content-Length: 1001\r\n"), "body-too-long"),
             (head(&"X: a\r\n".repeat(8)), "too-many-headers"),
-            (head(&format!("X: {}\r\n", "a".repeat(1024))), "head-too-long"),
+            (
+                head(&format!("X: {}\r\n", "a".repeat(1024))),
+                "head-too-long",
+            ),
         ];
         for (input, name) in cases {
             assert_eq!(refused(&input), name, "{input:?}");
@@ -559,8 +625,14 @@ mod tests {
             assert!(end.is_err(), "{body:?}");
         }
         let long = format!("5;{}", "x".repeat(300));
-        assert_eq!(read(&[head.as_bytes(), long.as_bytes()]).1, Err(Violation::Chunk));
-        assert_eq!(read(&[head.as_bytes(), b"3e9\r\n"]).1, Err(Violation::BodyTooLong));
+        assert_eq!(
+            read(&[head.as_bytes(), long.as_bytes()]).1,
+            Err(Violation::Chunk)
+        );
+        assert_eq!(
+            read(&[head.as_bytes(), b"3e9\r\n"]).1,
+            Err(Violation::BodyTooLong)
+        );
     }
 
     const GOOD: &[u8] = b"POST /a?b=c HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\r\n\r\n\
