@@ -1,5 +1,9 @@
 //! P3–P7: the target's agent carries an op out, calling the other members directly.
 //!
+//! The agent performs the outputs in order, each after the one before it is done: `Open` is done
+//! when the port is open, so `Progress::Open` is never reported before. A call that was refused
+//! with `NotReady`, or was not answered, is repeated until the driver has ended.
+//!
 //! Safety never depends on there being only one driver, nor on this one's memory: every call
 //! carries the op's term, and every member checks it against its promise.
 

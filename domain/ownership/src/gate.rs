@@ -107,15 +107,15 @@ impl Gate {
         self.epoch = epoch;
         let early = weakened!(self, release_before_open);
         match (self.state, row) {
-            (State::Passing, Row::Switching(_)) if !early => {
+            (State::Passing, Row::Switching(_)) => {
                 self.state = State::Switching;
                 Decision::Close
             }
-            (State::Suspected, Row::Switching(_)) if !early => {
+            (State::Suspected, Row::Switching(_)) => {
                 self.state = State::Switching;
                 Decision::Unchanged
             }
-            (State::Switching, Row::Active(_)) | (State::Switching, Row::Switching(_)) if early => {
+            (State::Switching, Row::Switching(_)) if early => {
                 self.state = State::Passing;
                 Decision::Release
             }

@@ -11,6 +11,8 @@ mod line;
 pub mod member;
 mod messages;
 pub mod record;
+#[cfg(feature = "mutants")]
+pub mod walker;
 
 pub use line::join_path;
 pub use messages::{

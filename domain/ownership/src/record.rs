@@ -22,6 +22,8 @@ pub struct GroupRecord {
     pub term: Term,
     /// The term and primary that the tables name; none before birth is complete.
     pub open: Option<Open>,
+    /// How many ops were ever begun.
+    pub ops: u64,
     /// The one change that the group is going through.
     pub op: Option<Op>,
     /// Who owns its shards, ascending, without gaps between neighbours of one run.
@@ -40,6 +42,8 @@ pub struct Open {
 /// A change in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op {
+    /// Counts the group's ops: an owner change has no term of its own, so the term cannot name it.
+    pub number: u64,
     /// What kind.
     pub kind: OpKind,
     /// Its term; for an owner change the open one.
@@ -54,6 +58,13 @@ pub struct Op {
     pub deadline_ms: u64,
     /// Whether a verdict began it, not a person.
     pub automatic: bool,
+}
+
+impl Op {
+    /// Names the op wherever it is spoken of: `<execution>#<number>`.
+    pub fn id(&self) -> String {
+        format!("{}#{}", self.execution, self.number)
+    }
 }
 
 /// Neighbouring shards with one owner and one epoch.
@@ -121,8 +132,8 @@ pub struct Begin {
 /// What the tables may say once the target serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// The op's term.
-    pub term: Term,
+    /// Which op: [`Op::id`].
+    pub op: String,
     /// Who serves.
     pub primary: MemberId,
 }
@@ -147,11 +158,17 @@ pub enum Refusal {
         /// Its term.
         term: Term,
     },
-    /// No such op is running.
+    /// No op of this term is running.
     #[error("no op of term {term} is running")]
     NotRunning {
         /// The term that was named.
         term: Term,
+    },
+    /// No such op is running.
+    #[error("the op {op} is not running")]
+    OtherOp {
+        /// The op that was named.
+        op: String,
     },
     /// Not a member of this group.
     #[error("{member} is not a member of the group")]
@@ -200,6 +217,7 @@ impl GroupRecord {
             k,
             term: Term::new(1),
             open: None,
+            ops: 0,
             op: None,
             runs: joined(runs),
         }
@@ -248,7 +266,9 @@ impl GroupRecord {
             next.term
         };
         next.runs = self.moved(order)?;
+        next.ops = self.ops + 1;
         next.op = Some(Op {
+            number: next.ops,
             kind: order.kind,
             term,
             target: order.target.clone(),
@@ -328,8 +348,10 @@ impl GroupRecord {
     /// The record once the op's target serves and, where shards changed hands, the new owner's
     /// router has read their epochs there. P8.
     pub fn finish(&self, opened: &Opened) -> Result<Self, Refusal> {
-        let Some(op) = self.op.as_ref().filter(|op| op.term == opened.term) else {
-            return Err(Refusal::NotRunning { term: opened.term });
+        let Some(op) = self.op.as_ref().filter(|op| op.id() == opened.op) else {
+            return Err(Refusal::OtherOp {
+                op: opened.op.clone(),
+            });
         };
         if op.target != opened.primary {
             return Err(Refusal::NotAMember {
@@ -339,7 +361,7 @@ impl GroupRecord {
         let mut next = self.clone();
         next.op = None;
         next.open = Some(Open {
-            term: opened.term,
+            term: op.term,
             primary: opened.primary.clone(),
         });
         let mut single = self.single();
@@ -365,7 +387,7 @@ impl GroupRecord {
             members: self.members.clone(),
             k: self.k,
             grants: self.grants(),
-            op: op.execution.clone(),
+            op: op.id(),
         })
     }
 
@@ -471,7 +493,7 @@ mod tests {
             .unwrap();
         begun
             .finish(&Opened {
-                term: Term::new(2),
+                op: "x#1".into(),
                 primary: member(1),
             })
             .unwrap()
@@ -528,13 +550,10 @@ mod tests {
             (Epoch::new(3), &cell("b"))
         );
         let late = taken.finish(&Opened {
-            term: Term::new(3),
+            op: "x#2".into(),
             primary: member(2),
         });
-        assert_eq!(
-            late.unwrap_err(),
-            Refusal::NotRunning { term: Term::new(3) }
-        );
+        assert_eq!(late.unwrap_err(), Refusal::OtherOp { op: "x#2".into() });
     }
 
     #[test]

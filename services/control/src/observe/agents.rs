@@ -8,7 +8,7 @@ use atoll_ownership::Progress;
 use atoll_streams::agent::{
     AgentReport, MemberStatus, Order, ReportBody, RowsHashed, SchemaApplied,
 };
-use atoll_topology::{GroupId, MemberId, Position, Term};
+use atoll_topology::{GroupId, MemberId, Position};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ impl Seen {
 struct State {
     members: BTreeMap<MemberId, Seen>,
     streams: BTreeMap<MemberId, (u64, mpsc::Sender<Order>)>,
-    progress: BTreeMap<(MemberId, u64), Progress>,
+    progress: BTreeMap<MemberId, (String, Progress)>,
     schemas: BTreeMap<(MemberId, String), SchemaApplied>,
     hashes: BTreeMap<(MemberId, String), RowsHashed>,
     streams_opened: u64,
@@ -101,9 +101,8 @@ impl Agents {
                 let seen = Seen { group, status, heard: Instant::now(), unix_ms };
                 state.members.insert(member, seen);
             }
-            ReportBody::Progress { term, progress, .. } => {
-                state.progress.retain(|(who, old), _| *who != member || *old == term.get());
-                state.progress.insert((member, term.get()), progress);
+            ReportBody::Progress { op, progress, .. } => {
+                state.progress.insert(member, (op, progress));
             }
             ReportBody::SchemaApplied(applied) => {
                 if state.schemas.len() >= ANSWERS_MAX {
@@ -143,9 +142,12 @@ impl Agents {
         self.with(|state| state.members.clone())
     }
 
-    /// How far a driver is under a term.
-    pub fn progress(&self, member: &MemberId, term: Term) -> Option<Progress> {
-        self.with(|state| state.progress.get(&(member.clone(), term.get())).cloned())
+    /// How far a driver is with an op.
+    pub fn progress(&self, member: &MemberId, op: &str) -> Option<Progress> {
+        self.with(|state| {
+            let (of, progress) = state.progress.get(member)?;
+            (of == op).then(|| progress.clone())
+        })
     }
 
     /// The answer to a schema order, once it is there.

@@ -112,7 +112,7 @@ async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), S
     control.timeline.mark(op, group, "open");
     confirm(control, record, op.term).await;
     control.timeline.mark(op, group, "confirmed");
-    let opened = Opened { term: op.term, primary: op.target.clone() };
+    let opened = Opened { op: op.id(), primary: op.target.clone() };
     let finished = control.records.change(group, |record| record.finish(&opened), |txn| txn).await?;
     let number = control.publisher.stage(group, None, &control.records.all()).await?;
     control.timeline.published(op, &finished, row);
@@ -127,7 +127,7 @@ async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), S
 
 /// Whether the driver is already past the point where anything could be drained.
 fn driving(control: &Control, op: &Op) -> bool {
-    control.agents.progress(&op.target, op.term).is_some()
+    control.agents.progress(&op.target, &op.id()).is_some()
 }
 
 /// P2: gateways hold, their requests in flight end; then the routers' gates close.
@@ -165,7 +165,7 @@ async fn drive(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
             told = stream;
         }
         let news = control.agents.until(|agents| {
-            match agents.progress(&op.target, op.term) {
+            match agents.progress(&op.target, &op.id()) {
                 Some(Progress::Open { row }) => return Some(Some(Driven::Open(row))),
                 Some(Progress::GaveUp { reason, better }) => {
                     return Some(Some(Driven::GaveUp { reason, better }));
@@ -242,7 +242,7 @@ async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped:
     };
     control.agents.order(
         &op.target,
-        Order::StandDown { group: group.clone(), term: op.term, op: op.execution.clone() },
+        Order::StandDown { group: group.clone(), term: op.term, op: op.id() },
     );
     if let Err(error) = control.records.change(group, |record| record.begin(&begin), |txn| txn).await
     {
