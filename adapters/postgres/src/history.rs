@@ -102,6 +102,18 @@ pub fn forget_placeholders(layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
+/// Deletes what PostgreSQL fetched about timelines beyond `timeline` that a log which ends at
+/// `end` has not reached.
+pub fn forget_unreached(layout: &Layout, timeline: u32, end: Lsn) -> Result<(), Error> {
+    for (id, path) in files(&layout.wal())? {
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        if id > timeline && last_fork(&text).is_some_and(|fork| fork.at > end) {
+            fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

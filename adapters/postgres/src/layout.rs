@@ -28,7 +28,12 @@ impl Layout {
         };
         fs::create_dir_all(root).map_err(Error::file("create", root))?;
         mode(root, 0o755)?;
-        for folder in [layout.run(), layout.link(), layout.scratch()] {
+        for folder in [
+            layout.run(),
+            layout.link(),
+            layout.copy(),
+            layout.scratch(),
+        ] {
             fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
             mode(&folder, 0o700)?;
             if let Some(account) = account {
@@ -81,6 +86,16 @@ impl Layout {
         self.link().join(SOCKET)
     }
 
+    /// Where the agent listens for a rewind or a clone.
+    pub fn copy(&self) -> PathBuf {
+        self.root.join("copy")
+    }
+
+    /// The agent's socket for a rewind or a clone.
+    pub fn copy_socket(&self) -> PathBuf {
+        self.copy().join(SOCKET)
+    }
+
     /// For scripts and copies in the making; writable for PostgreSQL's account.
     pub fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
@@ -107,7 +122,8 @@ impl Layout {
     }
 }
 
-pub(crate) fn mode(path: &Path, bits: u32) -> Result<(), Error> {
+/// Sets a file's permissions.
+pub fn mode(path: &Path, bits: u32) -> Result<(), Error> {
     fs::set_permissions(path, Permissions::from_mode(bits))
         .map_err(Error::file("set the mode of", path))
 }

@@ -63,6 +63,10 @@ impl MemberSettings {
             ("hba_file", literal(&layout.hba().display().to_string())),
             ("max_connections", self.connections_max.to_string()),
             ("shared_buffers", format!("'{}MB'", self.shared_buffers_mb)),
+            // For the agent, when every other place is taken by commits that wait.
+            ("superuser_reserved_connections", "8".into()),
+            // Nobody but the agent reads a standby; replay must not wait for readers.
+            ("max_standby_streaming_delay", "'1s'".into()),
             ("jit", "off".into()),
             // Never lose what was acknowledged.
             ("fsync", "on".into()),

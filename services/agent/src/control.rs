@@ -1,0 +1,180 @@
+//! The stream to control: orders come down, reports go up. Without control the member goes on as
+//! it is; the stream is opened again for ever.
+
+use std::sync::Arc;
+
+use atoll_runtime::Runtime;
+use atoll_streams::agent::{AgentReport, MemberStatus, Order, ReportBody};
+use atoll_streams::proto::agent as wire;
+use atoll_streams::proto::agent::control_client::ControlClient;
+use atoll_topology::{GroupId, MemberId, ProcessId};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info, warn};
+
+use crate::actor::{Command, Handle};
+use crate::beats::{BEAT_INTERVAL, Beats};
+use crate::config::Config;
+use crate::database::Database;
+use crate::driving::Driving;
+use crate::orders;
+use crate::port::Port;
+use crate::view::Seen;
+
+/// Before the next control is tried.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Reports that wait for a slow stream.
+const REPORTS_WAITING_MAX: usize = 16;
+
+/// Everything that a report is made of and an order acts upon.
+pub(crate) struct ToControl {
+    pub(crate) runtime: Runtime,
+    pub(crate) process: ProcessId,
+    pub(crate) group: GroupId,
+    pub(crate) member: MemberId,
+    pub(crate) actor: Handle,
+    pub(crate) seen: watch::Receiver<Seen>,
+    pub(crate) lag: watch::Receiver<u64>,
+    pub(crate) beats: Arc<Beats>,
+    pub(crate) port: Arc<Port>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) driving: Arc<Driving>,
+    /// Into the channel that `run` empties.
+    pub(crate) reports: mpsc::Sender<ReportBody>,
+}
+
+impl ToControl {
+    /// Dials until shutdown.
+    pub(crate) fn run(self: Arc<Self>, config: &Config, outbox: mpsc::Receiver<ReportBody>) {
+        let (controls, shutdown) = (config.control.clone(), self.runtime.shutdown());
+        let this = self.clone();
+        let work = async move {
+            let mut outbox = outbox;
+            loop {
+                for at in &controls {
+                    let client = ControlClient::new(this.runtime.grpc_channel(*at));
+                    this.connected(client, &mut outbox).await;
+                    sleep(AGAIN).await;
+                }
+            }
+        };
+        self.runtime.tasks().spawn("to-control", async move {
+            tokio::select! {
+                () = work => {}
+                () = shutdown.requested() => {}
+            }
+        });
+    }
+
+    /// One stream, from its first report to its loss.
+    async fn connected(
+        &self,
+        mut client: ControlClient<tonic::transport::Channel>,
+        outbox: &mut mpsc::Receiver<ReportBody>,
+    ) {
+        let (sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
+        if sender.try_send(self.report(self.status())).is_err() {
+            return;
+        }
+        let mut orders = match client.agent(ReceiverStream::new(reports)).await {
+            Ok(orders) => orders.into_inner(),
+            Err(error) => {
+                debug!(%error, "control cannot be reached");
+                return;
+            }
+        };
+        info!(member = %self.member, "connected to control");
+        let mut ticks = interval(BEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut view = self.actor.view.clone();
+        let mut next = self.driving.last();
+        loop {
+            if let Some(body) = next.take()
+                && sender.send(self.report(body)).await.is_err()
+            {
+                return;
+            }
+            tokio::select! {
+                order = orders.message() => match order {
+                    Ok(Some(message)) => match Order::try_from(message) {
+                        Ok(order) => self.obey(order).await,
+                        Err(error) => warn!(%error, "an order that is none"),
+                    },
+                    Ok(None) => return,
+                    Err(error) => {
+                        info!(%error, "control lost");
+                        return;
+                    }
+                },
+                body = outbox.recv() => next = body,
+                changed = view.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    next = Some(self.status());
+                }
+                _ = ticks.tick() => next = Some(self.status()),
+            }
+        }
+    }
+
+    fn report(&self, body: ReportBody) -> wire::AgentReport {
+        wire::AgentReport::from(&AgentReport {
+            process: self.process.clone(),
+            group: self.group.clone(),
+            member: self.member.clone(),
+            unix_ms: self.runtime.wall_clock().0,
+            body,
+        })
+    }
+
+    fn status(&self) -> ReportBody {
+        let view = self.actor.view.borrow().clone();
+        ReportBody::Status(MemberStatus {
+            promise: view.promise,
+            role: view.role,
+            volume: view.volume,
+            position: *self.seen.borrow(),
+            led: view.led,
+            open: self.port.open_term(),
+            upstream: view.upstream,
+            heard: self.beats.heard(),
+            exit: view.exit,
+            replay_lag_bytes: *self.lag.borrow(),
+        })
+    }
+
+    async fn obey(&self, order: Order) {
+        match order {
+            Order::Admit { group, member, volume } => {
+                if group == self.group && member == self.member {
+                    // The actor is gone only when the process ends.
+                    drop(self.actor.send(Command::Admit { volume }).await);
+                }
+            }
+            Order::Drive(order) => self.driving.drive(order),
+            Order::StandDown { group, term, op } => {
+                if group == self.group {
+                    self.driving.stand_down(term, &op);
+                }
+            }
+            Order::ApplySchema { id, sql, shards } => {
+                let (database, reports) = (self.database.clone(), self.reports.clone());
+                self.runtime.tasks().spawn("apply-schema", async move {
+                    let applied = orders::apply(&database, id, sql, shards).await;
+                    // Lost with the stream: control orders it again.
+                    drop(reports.send(ReportBody::SchemaApplied(applied)).await);
+                });
+            }
+            Order::HashRows { id, shards, at_least } => {
+                let (database, reports) = (self.database.clone(), self.reports.clone());
+                self.runtime.tasks().spawn("hash-rows", async move {
+                    let hashed = orders::hash(&database, id, shards, at_least).await;
+                    drop(reports.send(ReportBody::RowsHashed(hashed)).await);
+                });
+            }
+        }
+    }
+}

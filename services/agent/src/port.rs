@@ -1,0 +1,348 @@
+//! The client port. A connection is opened for the member's promise at that time: its start-up
+//! exchange is relayed at once, so that it can be opened ahead, and nothing else until the member
+//! serves that very term. It is closed when the member promises another.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use atoll_pgwire::backend::tag;
+use atoll_pgwire::{Limits, Peer, StartupMessage, StartupRequest, decode, decode_startup};
+use atoll_runtime::{Listener, Runtime, Stream};
+use atoll_topology::Term;
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::database::Database;
+
+/// A client says who it is within this.
+const STARTUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Connections at once; more are refused. PostgreSQL has its own limit below this.
+const CONNECTIONS_MAX: usize = 1_000;
+
+/// What is relayed in one piece.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Which term's clients are served, and until when answers may be given without news.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    /// The member's promise: connections are opened for it.
+    promise: Term,
+    /// The term that is open.
+    open: Option<Term>,
+}
+
+struct Client {
+    cut: CancellationToken,
+    /// Its backend, from BackendKeyData.
+    backend: Option<u32>,
+}
+
+/// The client port.
+pub(crate) struct Port {
+    runtime: Runtime,
+    database: Arc<Database>,
+    gate: watch::Sender<Gate>,
+    clients: Mutex<BTreeMap<u64, Client>>,
+    /// Connections whose sockets are not closed yet.
+    alive: watch::Sender<usize>,
+    /// Answers after this moment are not given: nobody confirmed our term lately.
+    valid_until: Mutex<Instant>,
+}
+
+impl Port {
+    pub(crate) fn new(runtime: &Runtime, database: Arc<Database>) -> Arc<Self> {
+        Arc::new(Self {
+            runtime: runtime.clone(),
+            database,
+            gate: watch::Sender::new(Gate { promise: Term::ZERO, open: None }),
+            clients: Mutex::default(),
+            alive: watch::Sender::new(0),
+            valid_until: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Accepts clients until shutdown.
+    pub(crate) fn listen(self: &Arc<Self>, listener: Listener) {
+        let (port, shutdown) = (self.clone(), self.runtime.shutdown());
+        self.runtime.tasks().spawn("port", async move {
+            let mut number = 0;
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = shutdown.requested() => return,
+                };
+                number += 1;
+                match accepted {
+                    Ok((stream, _)) => port.clone().admit(number, stream),
+                    Err(error) => warn!(%error, "a client was not accepted"),
+                }
+            }
+        });
+    }
+
+    /// The term that is open.
+    pub(crate) fn open_term(&self) -> Option<Term> {
+        self.gate.borrow().open
+    }
+
+    /// Serves clients under this term.
+    pub(crate) fn open(&self, term: Term) {
+        self.gate.send_replace(Gate { promise: term, open: Some(term) });
+        info!(%term, "port open");
+    }
+
+    /// A call-off keeps its clients under its new term.
+    pub(crate) fn keep_open(&self, term: Term) {
+        self.gate.send_modify(|gate| {
+            gate.promise = term;
+            if gate.open.is_some() {
+                gate.open = Some(term);
+            }
+        });
+    }
+
+    /// Closes: returns when every client's socket is closed. No backend is told to end.
+    pub(crate) async fn close(&self, promise: Term) {
+        self.gate.send_replace(Gate { promise, open: None });
+        for client in self.lock().values() {
+            client.cut.cancel();
+        }
+        // We hold a sender, so the channel cannot close.
+        self.alive.subscribe().wait_for(|alive| *alive == 0).await.ok();
+    }
+
+    /// Answers may be given until `moment`.
+    pub(crate) fn valid_until(&self, moment: Instant) {
+        *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+
+    /// Closes the sockets of these backends' clients.
+    pub(crate) fn cut_clients_of(&self, backends: &[i32]) {
+        for client in self.lock().values() {
+            let of_one = |pid: &i32| client.backend == Some(pid.cast_unsigned());
+            if backends.iter().any(of_one) {
+                client.cut.cancel();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_valid(&self) -> bool {
+        Instant::now() < *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(self: Arc<Self>, number: u64, stream: Stream) {
+        let cut = CancellationToken::new();
+        let promise = {
+            let mut clients = self.lock();
+            if clients.len() >= CONNECTIONS_MAX {
+                return;
+            }
+            // Both under one lock, so that a close that follows sees this client.
+            clients.insert(number, Client { cut: cut.clone(), backend: None });
+            self.alive.send_modify(|alive| *alive += 1);
+            self.gate.borrow().promise
+        };
+        let tasks = self.runtime.tasks().clone();
+        tasks.spawn("client", async move {
+            let place = Place { port: self, number };
+            let shutdown = place.port.runtime.shutdown();
+            tokio::select! {
+                served = place.port.serve(number, stream, promise) => {
+                    if let Err(error) = served {
+                        debug!(%error, "client lost");
+                    }
+                }
+                () = cut.cancelled() => {}
+                () = shutdown.requested() => {}
+            }
+        });
+    }
+
+    async fn serve(&self, number: u64, stream: Stream, promise: Term) -> std::io::Result<()> {
+        let mut client = stream;
+        let mut input = BytesMut::new();
+        let Ok(startup) = timeout(STARTUP_LIMIT, startup(&mut client, &mut input)).await else {
+            return Ok(());
+        };
+        let Some(startup) = startup? else { return Ok(()) };
+        if let Err((code, text)) = admissible(&startup) {
+            return refuse(&mut client, code, &text).await;
+        }
+        let socket = self.database.options.layout.socket();
+        let Ok(mut backend) = self.runtime.connect_unix(&socket).await else {
+            return refuse(&mut client, "57P03", "this member's PostgreSQL is not up").await;
+        };
+        let mut packet = BytesMut::new();
+        StartupRequest::Startup(startup).encode(&mut packet);
+        backend.write_all(&packet).await?;
+        if !self.start(number, &mut client, &mut backend).await? {
+            return Ok(());
+        }
+        let mut gate = self.gate.subscribe();
+        // Nothing that the client sends is read before this.
+        let opened = gate.wait_for(|gate| gate.open == Some(promise) || gate.promise != promise);
+        let opened = tokio::select! {
+            opened = opened => opened.is_ok_and(|gate| gate.open == Some(promise)),
+            // A client that goes away meanwhile shows when the other end closes.
+            _ = closed(&mut backend) => false,
+        };
+        if !opened {
+            return Ok(());
+        }
+        self.relay(client, backend, input).await
+    }
+
+    /// The backend's half of the start-up exchange; false if it refused.
+    async fn start(
+        &self,
+        number: u64,
+        client: &mut Stream,
+        backend: &mut UnixStream,
+    ) -> std::io::Result<bool> {
+        let mut input = BytesMut::new();
+        loop {
+            while let Some(frame) = decode(&mut input, Peer::Backend, Limits::default())
+                .map_err(std::io::Error::other)?
+            {
+                client.write_all(frame.raw()).await?;
+                match frame.tag() {
+                    tag::BACKEND_KEY_DATA => {
+                        let key = atoll_pgwire::backend::backend_key_data(frame.body())
+                            .map_err(std::io::Error::other)?;
+                        if let Some(client) = self.lock().get_mut(&number) {
+                            client.backend = Some(key.0);
+                        }
+                    }
+                    tag::READY_FOR_QUERY => return Ok(true),
+                    tag::ERROR => return Ok(false),
+                    _ => {}
+                }
+            }
+            if backend.read_buf(&mut input).await? == 0 {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Both ways; before each answer the validity is checked, so also after a thaw.
+    async fn relay(
+        &self,
+        client: Stream,
+        backend: UnixStream,
+        sent: BytesMut,
+    ) -> std::io::Result<()> {
+        let (mut from_client, mut to_client) = tokio::io::split(client);
+        let (mut from_backend, mut to_backend) = tokio::io::split(backend);
+        let requests = async {
+            to_backend.write_all(&sent).await?;
+            tokio::io::copy(&mut from_client, &mut to_backend).await?;
+            to_backend.shutdown().await
+        };
+        let answers = async {
+            let mut piece = vec![0; PIECE_BYTES];
+            loop {
+                let length = from_backend.read(&mut piece).await?;
+                if length == 0 || !self.is_valid() {
+                    return Ok(());
+                }
+                to_client.write_all(&piece[..length]).await?;
+            }
+        };
+        tokio::select! {
+            // When the client has closed, PostgreSQL still ends what it has begun, and closes.
+            result = answers => result,
+            result = async { requests.await?; std::future::pending().await } => result,
+        }
+    }
+}
+
+/// A client's place in the port; its drop, also by a cut, comes after its sockets are closed.
+struct Place {
+    port: Arc<Port>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.port.lock().remove(&self.number);
+        self.port.alive.send_modify(|alive| *alive -= 1);
+    }
+}
+
+/// Waits until the backend closes; before the port is open it has nothing more to say.
+async fn closed(backend: &mut UnixStream) {
+    loop {
+        match backend.ready(tokio::io::Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => {
+                // A notice, perhaps: it stays for the relay.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Reads up to the start-up message; none if the client asked for something that has no answer.
+async fn startup<S>(client: &mut S, input: &mut BytesMut) -> std::io::Result<Option<StartupMessage>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let request =
+            decode_startup(input, Limits::default()).map_err(std::io::Error::other)?;
+        match request {
+            Some(StartupRequest::Ssl | StartupRequest::GssEnc) => client.write_all(b"N").await?,
+            // A cancel that reaches a session that waits for its quorum turns into a false
+            // success, so none is relayed.
+            Some(StartupRequest::Cancel { .. }) => return Ok(None),
+            Some(StartupRequest::Startup(message)) => return Ok(Some(message)),
+            None => {
+                if client.read_buf(input).await? == 0 {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Only cells enter: everybody else could go round the owner's privilege.
+fn admissible(startup: &StartupMessage) -> Result<(), (&'static str, String)> {
+    let user = startup.get("user").unwrap_or_default();
+    if !user.starts_with("cell_") {
+        let text = format!("role {user:?} may not enter here: only cells' roles may");
+        return Err(("28000", text));
+    }
+    if startup.get("replication").is_some() {
+        return Err(("28000", "no replication through the client port".into()));
+    }
+    if startup.get("database").is_some_and(|name| name != atoll_postgres::DATABASE) {
+        let text = format!("there is one database, {:?}", atoll_postgres::DATABASE);
+        return Err(("3D000", text));
+    }
+    Ok(())
+}
+
+async fn refuse(client: &mut Stream, code: &str, text: &str) -> std::io::Result<()> {
+    let mut body = BytesMut::new();
+    for (kind, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', text)] {
+        body.put_u8(kind);
+        body.put_slice(value.as_bytes());
+        body.put_u8(0);
+    }
+    body.put_u8(0);
+    let mut packet = BytesMut::new();
+    packet.put_u8(b'E');
+    packet.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
+    packet.put_slice(&body);
+    client.write_all(&packet).await
+}
