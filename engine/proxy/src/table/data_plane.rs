@@ -262,6 +262,9 @@ impl Shared {
     }
 
     fn report(&self, held: Option<TableVersion>) -> DataPlaneReport {
+        // Before the counts: they must belong to this version or a newer one, else "none in
+        // flight" could be said of a table under which requests are still counted.
+        let in_use = self.in_use();
         let observed = self
             .observe
             .load_full()
@@ -273,7 +276,7 @@ impl Shared {
             region: self.config.region.clone(),
             cell: self.config.cell.clone(),
             held,
-            in_use: self.in_use(),
+            in_use,
             loads: observed.loads,
             openings: observed.openings,
             cells: observed.cells,
