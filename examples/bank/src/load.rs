@@ -69,6 +69,10 @@ pub struct Options {
     /// A file with orders, one a line, read as it grows: `stop`, `event NAME [TEXT]`
     #[arg(long, value_name = "FILE")]
     pub control: Option<PathBuf>,
+    /// A file that is written once the accounts are open and transfers begin; holds that time, in
+    /// ms since 1970
+    #[arg(long, value_name = "FILE")]
+    pub started: Option<PathBuf>,
     /// Seed of who pays whom how much
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -124,6 +128,10 @@ pub async fn load(options: Options, orders: watch::Receiver<Orders>) -> anyhow::
 
     let run = users::run_id(clock::unix_ms());
     let started_unix_ms = clock::unix_ms();
+    if let Some(file) = &options.started {
+        std::fs::write(file, started_unix_ms.to_string())
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
     let driven = drive::drive(
         &options,
         &run,
