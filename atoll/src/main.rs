@@ -1,6 +1,9 @@
 //! The one binary: every role of Atoll, a whole world on one machine, and the command line.
 
 mod dev;
+mod nearest;
+mod roles;
+mod settings;
 mod status;
 mod talk;
 
@@ -23,6 +26,10 @@ enum Command {
     /// Keep a whole world on this machine: processes, addresses, links
     #[command(subcommand)]
     Dev(dev::Command),
+    #[command(flatten)]
+    Ask(Box<atoll_cli::Command>),
+    #[command(flatten)]
+    Role(roles::Command),
 }
 
 fn main() -> ExitCode {
@@ -31,7 +38,9 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == "postgres-exec") {
         return atoll_postgres::exec_main(words);
     }
-    match Command::parse() {
+    match Command::parse_from(nearest::with_server(std::env::args_os())) {
         Command::Dev(command) => dev::run(command),
+        Command::Ask(command) => atoll_cli::run(*command),
+        Command::Role(command) => roles::run(command),
     }
 }

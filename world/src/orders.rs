@@ -1,12 +1,15 @@
 //! What the supervisor does when it is told to.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_hosts::{ProcessRef, freeze, kill, thaw, wait_gone};
 use atoll_topology::ProcessId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,6 +26,8 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// How often an admin endpoint that says "not yet" is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a schema that was not taken everywhere is applied again.
+const SCHEMA_AGAIN: Duration = Duration::from_millis(300);
 /// The most that is read of an answer.
 const ANSWER_BYTES_MAX: usize = 4096;
 /// A process that ended by itself this often while the world comes up is given up.
@@ -181,6 +186,9 @@ async fn progress(talk: &Talk, text: String) {
 async fn wait_serving(world: &World, ids: &[ProcessId], talk: &Talk) -> Result<Outcome, String> {
     wait_ready(world, ids, talk).await?;
     let until = Instant::now() + READY_LIMIT;
+    if let Some(schema) = &world.record.options.schema {
+        apply_schema(world, schema, until, talk).await?;
+    }
     let mut said = String::new();
     for process in statuses(world, ids) {
         let Some(admin) = process.addresses.get("admin") else {
@@ -207,6 +215,44 @@ async fn wait_serving(world: &World, ids: &[ProcessId], talk: &Talk) -> Result<O
         }
     }
     Ok(outcome(world, ids, 0))
+}
+
+/// Applies the application's schema to every shard, through the command line as a person would;
+/// again and again until every data group has a primary that takes it.
+async fn apply_schema(
+    world: &World,
+    schema: &Path,
+    until: Instant,
+    talk: &Talk,
+) -> Result<(), String> {
+    let mut said = String::new();
+    loop {
+        let output = Command::new(&world.record.options.atoll)
+            .args(["schema", "apply", "-f"])
+            .arg(schema)
+            .arg("--world")
+            .arg(world.directory.root())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = match tokio::time::timeout_at(until, output).await {
+            Ok(output) => output.map_err(|error| format!("`atoll schema` cannot run: {error}"))?,
+            Err(_) => return Err(format!("the schema took longer than {READY_LIMIT:?}")),
+        };
+        if output.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        let first = why.lines().next().unwrap_or_default().to_owned();
+        if first != said {
+            progress(talk, format!("the schema is not applied yet: {first}")).await;
+            said = first;
+        }
+        if Instant::now() >= until {
+            return Err(format!("the schema cannot be applied:\n{why}"));
+        }
+        sleep(SCHEMA_AGAIN).await;
+    }
 }
 
 /// Asks one admin endpoint whether its process is ready; the error is its answer's first line.
