@@ -15,7 +15,8 @@ use crate::observe::agents::Agents;
 use crate::observe::planes::Planes;
 use crate::places::Places;
 use crate::publish::Publisher;
-use crate::reconcile::{birth, op};
+use crate::observe::view;
+use crate::reconcile::{birth, execution, op};
 use crate::records::Records;
 use crate::timeline::Timeline;
 use crate::{api, automatic, streams};
@@ -40,6 +41,10 @@ pub struct Control {
     pub agents: Agents,
     /// When each step of each op was reached.
     pub timeline: Timeline,
+    /// Where this replica stands.
+    pub region: RegionId,
+    /// Whether verdicts begin executions by themselves.
+    pub automatic: bool,
 }
 
 impl Control {
@@ -49,14 +54,14 @@ impl Control {
         store: Arc<dyn Store>,
         topology: Topology,
         places: Vec<crate::places::Place>,
-    ) -> Result<Arc<Self>, Error> {
+    ) -> Result<Self, Error> {
         let (topology, places) = (Arc::new(topology), Arc::new(Places::new(places)));
         let fresh_world = format!("w{:x}", runtime.wall_clock().0);
         let publisher =
             Publisher::open(store.clone(), topology.clone(), places.clone(), &fresh_world).await?;
         let records = Records::load(store.clone()).await?;
         let timeline = Timeline::new(runtime.clone());
-        Ok(Arc::new(Self {
+        Ok(Self {
             runtime,
             store,
             topology,
@@ -66,7 +71,9 @@ impl Control {
             planes: Planes::default(),
             agents: Agents::default(),
             timeline,
-        }))
+            region: view::outside(),
+            automatic: false,
+        })
     }
 
     /// The region that a member stands in.
@@ -125,10 +132,17 @@ pub async fn serve(
         path: config.topology.clone(),
         violations: violations.to_string(),
     })?;
-    let store: Arc<dyn Store> = Arc::new(Redb::open(&config.data, runtime.clone()).await?);
+    tokio::fs::create_dir_all(&config.data)
+        .await
+        .map_err(|source| Error::File { path: config.data.clone(), source })?;
+    let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
+    let store: Arc<dyn Store> = Arc::new(store);
     api::resources::remember_topology(store.as_ref(), &text, &config.topology).await?;
-    let control = Control::new(runtime.clone(), store, topology, config.places.clone()).await?;
+    let places = config.places.clone();
+    let control = Control::new(runtime.clone(), store, topology, places).await?;
+    let control = Arc::new(Control { automatic: config.automatic_failover, ..control });
     control.start();
+    execution::resume(&control).await?;
     automatic::start(&control, &config);
     let streams = streams::listen(control.clone(), config.streams).await?;
     let api = api::listen(control.clone(), config.api).await?;

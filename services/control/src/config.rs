@@ -33,6 +33,9 @@ pub struct Config {
     /// Least time between two automatic changes of one shard's owner, in seconds. Default: 600.
     #[serde(default = "ten_minutes")]
     pub automatic_switch_min_interval_seconds: u64,
+    /// The window of automation's guards, in seconds. Default: 600.
+    #[serde(default)]
+    pub automatic_window_seconds: Option<u64>,
 }
 
 fn yes() -> bool {

@@ -40,6 +40,9 @@ pub enum Error {
     /// The store.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The store's file.
+    #[error(transparent)]
+    Open(#[from] atoll_store::OpenError),
     /// A record.
     #[error(transparent)]
     Change(#[from] ChangeError),

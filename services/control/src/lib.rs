@@ -9,6 +9,7 @@ mod app;
 mod automatic;
 mod config;
 mod error;
+mod guard;
 mod observe;
 mod places;
 mod publish;

@@ -2,4 +2,5 @@
 
 pub mod birth;
 pub mod choose;
+pub mod execution;
 pub mod op;

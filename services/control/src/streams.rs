@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use atoll_proxy::table::{Collect, StreamId, table_service};
 use atoll_streams::agent::AgentReport;
 use atoll_streams::proto::agent as wire;
 use atoll_streams::proto::agent::control_server::{Control as ControlApi, ControlServer};
+use atoll_streams::{MeshReport, Report};
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,6 +24,9 @@ pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr,
         runtime.listen(at).await.map_err(|source| Error::Listen { at, source })?;
     let address = listener.local_addr();
     let agents = ControlServer::new(AgentStreams(control.clone()));
+    let reports = Arc::new(Reports(control.clone()));
+    let tables = control.publisher.tables();
+    let tables = table_service(&runtime, tables, reports, Arc::new(|| 0));
     let shutdown = runtime.shutdown();
     runtime.tasks().spawn("streams", async move {
         let served = tonic::transport::Server::builder()
@@ -29,6 +34,7 @@ pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr,
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(2)))
             .tcp_nodelay(true)
             .add_service(agents)
+            .add_service(tables)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown.requested_owned())
             .await;
         if let Err(error) = served {
@@ -36,6 +42,25 @@ pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr,
         }
     });
     Ok(address)
+}
+
+/// Where the reports of data planes go, through meshes or from themselves.
+struct Reports(Arc<Control>);
+
+impl Collect for Reports {
+    fn data_plane(&self, _: StreamId, report: Report) {
+        self.0.planes.heard(report);
+    }
+
+    fn mesh(&self, _: StreamId, report: MeshReport) {
+        self.0.planes.mesh(&report.process, &report.region);
+        for report in report.reports {
+            self.0.planes.heard(report);
+        }
+    }
+
+    /// A data plane that falls silent is noticed by its silence.
+    fn ended(&self, _: StreamId) {}
 }
 
 struct AgentStreams(Arc<Control>);

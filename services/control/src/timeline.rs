@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use atoll_ownership::TermRow;
 use atoll_ownership::record::{GroupRecord, Op};
@@ -10,6 +11,10 @@ use atoll_runtime::Runtime;
 use atoll_topology::GroupId;
 use serde::{Deserialize, Serialize};
 
+/// Longest wait for the last marks of an execution: a little more than convergence may take.
+const SETTLE_LIMIT: Duration = Duration::from_millis(3_500);
+/// How often they are looked for.
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// Executions whose marks are kept in memory; the oldest go first.
 const EXECUTIONS_MAX: usize = 1_000;
 
@@ -61,6 +66,22 @@ impl Timeline {
             None => "published".to_owned(),
         };
         self.mark(op, &record.group, &step);
+    }
+
+    /// Waits until every group of an execution has converged, or for the limit of that.
+    pub async fn settled(&self, execution: &str, groups: usize) {
+        let converged = async {
+            loop {
+                let marks = self.of(execution);
+                let done = marks.iter().filter(|mark| mark.step == "converged").count();
+                if done >= groups {
+                    return;
+                }
+                tokio::time::sleep(SETTLE_LOOK).await;
+            }
+        };
+        // Marks are for people: what is missing after the limit stays missing.
+        let _late = tokio::time::timeout(SETTLE_LIMIT, converged).await;
     }
 
     /// What is known of an execution, oldest first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_ownership::Grant;
 use atoll_streams::{Report, Role};
-use atoll_topology::{CellId, GroupId, ProcessId, Term};
+use atoll_topology::{CellId, GroupId, ProcessId, RegionId, Term};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -26,12 +26,13 @@ pub struct Plane {
 #[derive(Debug)]
 pub struct Planes {
     planes: Mutex<BTreeMap<ProcessId, Plane>>,
+    meshes: Mutex<BTreeMap<ProcessId, (RegionId, Instant)>>,
     changed: watch::Sender<u64>,
 }
 
 impl Default for Planes {
     fn default() -> Self {
-        Self { planes: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { planes: Mutex::default(), meshes: Mutex::default(), changed: watch::Sender::new(0) }
     }
 }
 
@@ -42,6 +43,17 @@ impl Planes {
         let process = plane.report.process.clone();
         self.planes.lock().unwrap_or_else(PoisonError::into_inner).insert(process, plane);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A mesh is there.
+    pub fn mesh(&self, process: &ProcessId, region: &RegionId) {
+        let mut meshes = self.meshes.lock().unwrap_or_else(PoisonError::into_inner);
+        meshes.insert(process.clone(), (region.clone(), Instant::now()));
+    }
+
+    /// All meshes that were ever heard, with where they are and when that was.
+    pub fn meshes(&self) -> BTreeMap<ProcessId, (RegionId, Instant)> {
+        self.meshes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything that was ever heard, the newest of each.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use atoll_ownership::record::GroupRecord;
 use atoll_routing::{Closed, Table, TableVersion};
-use atoll_streams::EncodedTable;
+use atoll_proxy::table::Publisher as Tables;
 use atoll_topology::{GroupId, Topology};
 use atoll_workflow::{Expect, Store, StoreError, Txn};
 use tokio::sync::{Mutex, watch};
-use tracing::info;
+use tracing::{error, info};
 
 use super::table::{self, Stages};
 use crate::places::Places;
@@ -27,7 +27,7 @@ pub struct Publisher {
     topology: Arc<Topology>,
     places: Arc<Places>,
     state: Mutex<State>,
-    tables: watch::Sender<Option<Arc<EncodedTable>>>,
+    tables: Tables,
     current: watch::Sender<Option<Arc<Table>>>,
 }
 
@@ -65,14 +65,14 @@ impl Publisher {
             topology,
             places,
             state: Mutex::new(state),
-            tables: watch::Sender::new(None),
+            tables: Tables::default(),
             current: watch::Sender::new(None),
         })
     }
 
-    /// The newest table, encoded for the streams.
-    pub fn tables(&self) -> watch::Receiver<Option<Arc<EncodedTable>>> {
-        self.tables.subscribe()
+    /// Where the streams take tables from.
+    pub fn tables(&self) -> Tables {
+        self.tables.clone()
     }
 
     /// The newest table.
@@ -122,7 +122,10 @@ impl Publisher {
         state.last = Some(table.clone());
         let encoded = Arc::new(atoll_streams::encode(&table));
         self.current.send_replace(Some(Arc::new(table)));
-        self.tables.send_replace(Some(encoded));
+        if let Err(error) = self.tables.publish(encoded) {
+            // Numbers only grow here, so this is a defect; the data planes keep what they have.
+            error!(%error, "the table was not taken");
+        }
         info!(version = state.number, "table published");
         Ok(state.number)
     }

@@ -1,0 +1,24 @@
+//! The record of what automation has done: `/guard/automatic`. Every automatic op compares and
+//! bumps it in the transaction that begins the op.
+
+use atoll_detection::guard::Guard;
+use atoll_workflow::{Expect, Store, StoreError, Txn};
+
+const KEY: &str = "/guard/automatic";
+
+/// The record, and what a transaction must find to replace it.
+pub async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreError> {
+    let Some(found) = store.get(KEY).await? else {
+        return Ok((Guard::default(), Expect::Absent));
+    };
+    let guard = serde_json::from_slice(&found.value).map_err(|error| StoreError::Corrupt {
+        place: KEY.to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok((guard, Expect::Revision(found.revision)))
+}
+
+/// Adds the next record to a transaction.
+pub fn replace(txn: Txn, expect: Expect, guard: &Guard) -> Txn {
+    txn.expect(KEY, expect).put(KEY, serde_json::to_vec(guard).unwrap_or_default())
+}
