@@ -1,0 +1,282 @@
+//! The commands, as people type them.
+
+use std::path::PathBuf;
+
+use atoll_api::{Exit, Kind};
+use atoll_runtime::Runtime;
+use atoll_topology::{CellId, RegionId, UserId};
+use clap::{Args, Subcommand};
+
+use crate::client::Client;
+use crate::{Failure, Format, Screen, explain, get, schema, status, switch};
+
+/// Which server to ask, and how to print.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Common {
+    /// Addresses of control, tried in turn for two seconds each
+    #[arg(
+        long,
+        env = "ATOLL_SERVER",
+        value_name = "IP:PORT",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
+    pub(crate) server: Vec<String>,
+    /// Directory of a local world, whose control is asked
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
+    pub(crate) world: Option<PathBuf>,
+    /// How to print
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
+    pub(crate) output: Format,
+}
+
+/// The commands that ask control.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Show what is open, who leads, what lags, and what a person should know
+    #[command(
+        after_help = "Exit code 10: it answers, and something needs a person.\n\n\
+        Examples:\n  atoll status\n  atoll status -o json"
+    )]
+    Status {
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show resources
+    #[command(
+        after_help = "Kinds: regions zones clusters cells datagroups shardmaps routes plans executions\n\n\
+        Examples:\n  atoll get cells\n  atoll get datagroup g1 -o yaml\n  atoll get executions -w"
+    )]
+    Get {
+        /// Which kind
+        #[arg(value_name = "KIND", value_parser = |text: &str| text.parse::<Kind>())]
+        kind: Kind,
+        /// Which one; all without it
+        name: Option<String>,
+        /// Go on, and print every change
+        #[arg(short, long)]
+        watch: bool,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Say where something is, and why
+    #[command(subcommand)]
+    Explain(Explain),
+    /// Find shards
+    #[command(subcommand)]
+    Shard(Shard),
+    /// Move ownership: plan it, read it, run exactly that
+    #[command(subcommand)]
+    Switch(Switch),
+    /// Change the tables of all shards
+    #[command(subcommand)]
+    Schema(Schema),
+}
+
+/// `atoll explain`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Explain {
+    /// Shard, cell, epoch, group, term and primary of a user, and why
+    #[command(after_help = "Example:\n  atoll explain user 42")]
+    User {
+        /// Whose
+        #[arg(value_name = "ID", value_parser = |text: &str| UserId::parse(text))]
+        user: UserId,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `atoll shard`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Shard {
+    /// Where a user's shard is, or a shard by its number
+    #[command(after_help = "Examples:\n  atoll shard locate 42\n  atoll shard locate --shard 71")]
+    Locate {
+        /// A user
+        #[arg(value_parser = |text: &str| UserId::parse(text), required_unless_present = "shard", conflicts_with = "shard")]
+        user: Option<UserId>,
+        /// A shard's number
+        #[arg(long, value_name = "N")]
+        shard: Option<u16>,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `atoll switch`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Switch {
+    /// Print what would happen, its checks, how long writes would wait, and a hash
+    #[command(subcommand)]
+    Plan(Target),
+    /// Run exactly the plan of that hash; refused if the world has moved since
+    #[command(
+        after_help = "There is no --yes: read the plan, then name it. Ctrl-C detaches; the work goes on.\n\n\
+        Example:\n  atoll switch run --plan 7f3a91c2"
+    )]
+    Run {
+        /// The plan's hash
+        #[arg(long, value_name = "HASH")]
+        plan: String,
+        /// The execution's name: the same name again is the same execution [default: made from the hash]
+        #[arg(long)]
+        name: Option<String>,
+        /// Return as soon as it is taken
+        #[arg(long)]
+        detach: bool,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Watch an execution to its end
+    Watch {
+        /// Its name
+        name: String,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// What a plan is about.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Target {
+    /// Move all shards of a cell to another cell
+    #[command(after_help = "Example:\n  atoll switch plan cell hz-1 --to shanghai")]
+    Cell {
+        /// The cell that gives
+        #[arg(value_parser = |text: &str| CellId::parse(text))]
+        cell: CellId,
+        /// A cell, or a region
+        #[arg(long, value_name = "REGION|CELL")]
+        to: String,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Empty a region
+    #[command(after_help = "Example:\n  atoll switch plan region hangzhou --evacuate")]
+    Region {
+        /// Which one
+        #[arg(value_parser = |text: &str| RegionId::parse(text))]
+        region: RegionId,
+        /// Move everything away
+        #[arg(long, required = true)]
+        evacuate: bool,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Bring everything back to where the topology prefers it
+    Failback {
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `atoll schema`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Schema {
+    /// Run a file of SQL in every shard's schema; running it again is safe if the file is
+    #[command(after_help = "Example:\n  atoll schema apply -f examples/bank/schema.sql")]
+    Apply {
+        /// The file; names without a schema
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+impl Command {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Status { common }
+            | Self::Get { common, .. }
+            | Self::Explain(Explain::User { common, .. })
+            | Self::Shard(Shard::Locate { common, .. })
+            | Self::Switch(
+                Switch::Plan(
+                    Target::Cell { common, .. }
+                    | Target::Region { common, .. }
+                    | Target::Failback { common },
+                )
+                | Switch::Run { common, .. }
+                | Switch::Watch { common, .. },
+            )
+            | Self::Schema(Schema::Apply { common, .. }) => common,
+        }
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.common().output
+    }
+
+    pub(crate) async fn execute(
+        self,
+        runtime: &Runtime,
+        screen: &mut Screen<'_>,
+    ) -> Result<Exit, Failure> {
+        let common = self.common().clone();
+        let client = Client::new(runtime, &common)?;
+        let format = common.output;
+        match self {
+            Self::Status { .. } => status::run(&client, format, screen).await,
+            Self::Get {
+                kind, name, watch, ..
+            } => {
+                let wanted = get::Wanted { kind, name };
+                match watch {
+                    false => get::once(&client, &wanted, format, screen).await,
+                    true => get::watch(&client, &wanted, format, screen).await,
+                }
+            }
+            Self::Explain(Explain::User { user, .. }) => {
+                explain::user(&client, &user, format, screen).await
+            }
+            Self::Shard(Shard::Locate { user, shard, .. }) => {
+                explain::locate(&client, user.as_ref(), shard, format, screen).await
+            }
+            Self::Switch(Switch::Plan(target)) => {
+                switch::plan(&client, target.spec(), format, screen).await
+            }
+            Self::Switch(Switch::Run {
+                plan, name, detach, ..
+            }) => {
+                let wanted = switch::Wanted { plan, name, detach };
+                switch::run(&client, wanted, format, screen).await
+            }
+            Self::Switch(Switch::Watch { name, .. }) => {
+                switch::watch(&client, &name, format, screen).await
+            }
+            Self::Schema(Schema::Apply { file, .. }) => {
+                schema::apply(&client, &file, format, screen).await
+            }
+        }
+    }
+}
+
+impl Target {
+    fn spec(self) -> atoll_api::PlanSpec {
+        match self {
+            Self::Cell { cell, to, .. } => atoll_api::PlanSpec::SwitchCell { cell, to },
+            Self::Region { region, .. } => atoll_api::PlanSpec::EvacuateRegion { region },
+            Self::Failback { .. } => atoll_api::PlanSpec::Failback {},
+        }
+    }
+}
