@@ -137,7 +137,7 @@ pub async fn serve(
         .map_err(|source| Error::File { path: config.data.clone(), source })?;
     let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
     let store: Arc<dyn Store> = Arc::new(store);
-    api::resources::remember_topology(store.as_ref(), &text, &config.topology).await?;
+    api::remember(store.as_ref(), &text, &config.topology).await?;
     let places = config.places.clone();
     let control = Control::new(runtime.clone(), store, topology, places).await?;
     let control = Arc::new(Control { automatic: config.automatic_failover, ..control });

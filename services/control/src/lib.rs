@@ -12,6 +12,7 @@ mod error;
 mod guard;
 mod observe;
 mod places;
+mod plans;
 mod publish;
 mod reconcile;
 mod records;

@@ -183,6 +183,12 @@ pub fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed {
     }
 }
 
+/// The zone of a member that the topology does not know; a record has no such member.
+pub fn no_zone() -> atoll_topology::ZoneId {
+    #[expect(clippy::expect_used, reason = "a constant that parses")]
+    atoll_topology::ZoneId::parse("none").expect("a zone id")
+}
+
 /// The name of the place outside all regions.
 pub fn outside() -> RegionId {
     #[expect(clippy::expect_used, reason = "a constant that parses")]

@@ -1,0 +1,186 @@
+//! Executions as resources.
+
+use std::sync::Arc;
+
+use atoll_api::{
+    AnyObject, Code, Control as Wanted, ExecutionSpec, ExecutionStatus, Figures, GroupOutcome,
+    Kind, Object, Problem, Step, StepState, Timestamp,
+};
+use atoll_topology::Term;
+use atoll_workflow::StoreError;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use serde_json::Value;
+
+use super::{Failed, order};
+use crate::app::Control;
+use crate::plans;
+use crate::reconcile::execution::{self, StepPhase, Stored};
+use crate::timeline::Mark;
+
+/// Starts a plan; the same name and plan again is the same execution.
+pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObject, Failed> {
+    let (name, spec): (_, ExecutionSpec) = order::object(Kind::Execution, body)?;
+    let plan = plans::find(control, &spec.plan).await?;
+    let name = if name.is_empty() { format!("run-{}", &plan.hash()[..12]) } else { name };
+    let hash = plan.hash();
+    stale(control, &plan)?;
+    let stored = Stored::new(control, name.clone(), plan);
+    match execution::create(control, stored.clone()).await {
+        Ok(()) => Ok(shown(control, &stored)),
+        Err(StoreError::Conflict { .. }) => match execution::load(control, &name).await? {
+            Some((there, _)) if there.plan.hash() == hash => Ok(shown(control, &there)),
+            _ => Err(Failed(
+                Problem::new(Code::EXISTS, format!("execution {name} runs another plan"))
+                    .about(Kind::Execution, name),
+            )),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses with the difference where the world has moved since the plan was made.
+fn stale(control: &Control, plan: &atoll_planner::Plan) -> Result<(), Failed> {
+    let records = control.records.all();
+    let moved = plan.steps.iter().filter_map(|step| {
+        let open = records.get(&step.group).map_or(Term::ZERO, |record| record.open_term());
+        (open != step.judged).then(|| {
+            format!("group {}: term {open} is open, the plan was made at {}", step.group, step.judged)
+        })
+    });
+    let moved: Vec<_> = moved.collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let problem = Problem::new(Code::STALE_PLAN, "the world has moved since the plan was made")
+        .effect("nothing was done")
+        .next("atoll switch plan …");
+    Err(Failed(moved.into_iter().fold(problem, Problem::why)))
+}
+
+/// Pause, abort, go on: a merge patch of `spec.control`.
+pub(crate) async fn patch(
+    State(control): State<Arc<Control>>,
+    Path((plural, name)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<AnyObject>, Failed> {
+    if plural != Kind::Execution.plural() {
+        let what = format!("{plural} cannot be changed");
+        return Err(Failed(Problem::new(Code::METHOD, what)));
+    }
+    let bad = |why: String| Problem::new(Code::BAD_REQUEST, "the patch was not understood").why(why);
+    let patch: Value = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let wanted = patch.pointer("/spec/control").cloned();
+    let wanted = wanted.ok_or_else(|| bad("only spec.control can be changed".to_owned()))?;
+    let wanted: Wanted = serde_json::from_value(wanted).map_err(|error| bad(error.to_string()))?;
+    execution::want(&control, &name, wanted).await?;
+    let found = execution::load(&control, &name).await?;
+    found.map(|(stored, _)| Json(shown(&control, &stored))).ok_or_else(|| {
+        let what = format!("there is no execution {name}");
+        Failed(Problem::new(Code::NOT_FOUND, what).about(Kind::Execution, name))
+    })
+}
+
+/// All executions, by name.
+pub(crate) async fn list(control: &Arc<Control>) -> Result<Vec<AnyObject>, StoreError> {
+    let all = execution::all(control).await?;
+    Ok(all.iter().map(|stored| shown(control, stored)).collect())
+}
+
+fn shown(control: &Control, stored: &Stored) -> AnyObject {
+    let marks = match stored.marks.is_empty() {
+        true => control.timeline.of(&stored.name),
+        false => stored.marks.clone(),
+    };
+    let spec = ExecutionSpec {
+        plan: stored.plan.hash(),
+        control: stored.wanted,
+        automatic: stored.plan.automatic,
+    };
+    let status = ExecutionStatus {
+        phase: stored.phase,
+        message: stored.message.clone(),
+        started: Some(Timestamp(stored.created_ms)),
+        finished: stored.finished_ms.map(Timestamp),
+        steps: steps(stored, &marks),
+        groups: outcomes(control, stored),
+        figures: figures(stored, &marks),
+    };
+    let spec = serde_json::to_value(&spec).unwrap_or_default();
+    let mut object = Object::new(Kind::Execution, stored.name.clone(), spec);
+    object.metadata.creation_timestamp = Some(Timestamp(stored.created_ms));
+    object.status = serde_json::to_value(&status).ok();
+    object
+}
+
+/// Each mark ends a step that began with the one before it; what is not begun comes last.
+fn steps(stored: &Stored, marks: &[Mark]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (planned, phase) in stored.plan.steps.iter().zip(&stored.steps) {
+        let mut before = stored.created_ms;
+        for mark in marks.iter().filter(|mark| mark.group == planned.group) {
+            steps.push(Step {
+                name: mark.step.clone(),
+                group: Some(planned.group.clone()),
+                state: if mark.step.starts_with("stopped") { StepState::Failed } else { StepState::Done },
+                started_unix_ms: Some(before),
+                finished_unix_ms: Some(mark.unix_ms),
+                message: format!("term {}", mark.term),
+            });
+            before = mark.unix_ms;
+        }
+        let state = match phase {
+            StepPhase::Pending => StepState::Pending,
+            StepPhase::Begun => StepState::Running,
+            StepPhase::Done => continue,
+        };
+        steps.push(Step {
+            name: planned.to_string().lines().next().unwrap_or_default().to_owned(),
+            group: Some(planned.group.clone()),
+            state,
+            started_unix_ms: (state == StepState::Running).then_some(before),
+            finished_unix_ms: None,
+            message: String::new(),
+        });
+    }
+    steps
+}
+
+fn outcomes(control: &Control, stored: &Stored) -> Vec<GroupOutcome> {
+    let records = control.records.all();
+    let outcome = |before: &execution::Before| {
+        let record = records.get(&before.group);
+        let open = record.and_then(|record| record.open.clone());
+        GroupOutcome {
+            group: before.group.clone(),
+            term_before: before.term,
+            term: open.as_ref().map_or(Term::ZERO, |open| open.term),
+            primary_before: before.primary.clone(),
+            primary: open.map(|open| open.primary),
+            owners: record.map(super::status::owners).unwrap_or_default(),
+        }
+    };
+    stored.before.iter().map(outcome).collect()
+}
+
+fn figures(stored: &Stored, marks: &[Mark]) -> Figures {
+    let ms = |from: u64, to: u64| {
+        let span = u32::try_from(to.saturating_sub(from)).unwrap_or(u32::MAX);
+        f64::from(span)
+    };
+    let worst = |measure: &dyn Fn(&atoll_topology::GroupId) -> Option<f64>| {
+        let each = stored.plan.steps.iter().map(|step| measure(&step.group));
+        each.collect::<Option<Vec<_>>>()?.into_iter().reduce(f64::max)
+    };
+    let at = |group: &atoll_topology::GroupId, step: &str| {
+        let of = |mark: &&Mark| mark.group == *group && mark.step.starts_with(step);
+        marks.iter().rfind(of).map(|mark| mark.unix_ms)
+    };
+    Figures {
+        detection_ms: None,
+        hold_ms: worst(&|group| Some(ms(at(group, "begun")?, at(group, "published")?))),
+        convergence_ms: worst(&|group| Some(ms(at(group, "published")?, at(group, "converged")?))),
+        rto_ms: worst(&|group| Some(ms(stored.created_ms, at(group, "published")?))),
+    }
+}

@@ -1,0 +1,141 @@
+//! Orders that go to the databases: schemas applied, rows compared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::{
+    Code, GroupRows, MemberRows, Problem, RowHashes, SchemaGroup, SchemaOrder, SchemaResult,
+};
+use atoll_ownership::record::GroupRecord;
+use atoll_streams::agent::{Order, RowsHashed};
+use atoll_topology::{GroupId, Lsn, MemberId, format_shards};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+
+use super::Failed;
+use crate::app::Control;
+
+/// How long a group has to apply a schema.
+const SCHEMA_LIMIT: Duration = Duration::from_secs(60);
+/// How long a member has to replay and hash its rows.
+const ROWS_LIMIT: Duration = Duration::from_secs(20);
+
+pub(crate) async fn schema(
+    State(control): State<Arc<Control>>,
+    body: Bytes,
+) -> Result<Json<SchemaResult>, Failed> {
+    let order: SchemaOrder = serde_json::from_slice(&body).map_err(|error| {
+        Failed(Problem::new(Code::BAD_REQUEST, "not a schema order").why(error.to_string()))
+    })?;
+    let id = crate::plans::hash_of(&order.sql);
+    let groups = control.records.all();
+    let each = groups.values().map(|record| apply(&control, record, &id, &order.sql));
+    let groups = futures::future::join_all(each).await;
+    let result = SchemaResult { id, groups };
+    if result.complete() {
+        return Ok(Json(result));
+    }
+    let problem = Problem::new(Code::SCHEMA, format!("{} was not applied everywhere", order.name));
+    let failed = result.groups.iter().filter(|group| !group.error.is_empty());
+    Err(Failed(failed.fold(problem, |problem, group| {
+        problem.why(format!("group {}: {}", group.group, group.error))
+    })))
+}
+
+async fn apply(control: &Control, record: &GroupRecord, id: &str, sql: &str) -> SchemaGroup {
+    let group = record.group.clone();
+    let failed = |error: &str| SchemaGroup {
+        group: group.clone(),
+        applied: String::new(),
+        error: error.to_owned(),
+    };
+    let Some(open) = &record.open else { return failed("it is not born yet") };
+    let order = Order::ApplySchema { id: id.to_owned(), sql: sql.to_owned(), shards: vec![] };
+    if !control.agents.order(&open.primary, order) {
+        return failed("its primary's agent is not connected");
+    }
+    let answer = control.agents.until(|agents| agents.schema_applied(&open.primary, id));
+    let Ok(answer) = tokio::time::timeout(SCHEMA_LIMIT, answer).await else {
+        return failed("no answer in time");
+    };
+    let mut errors: Vec<String> = answer.error.into_iter().collect();
+    let mut applied = Vec::new();
+    for (shard, outcome) in answer.shards {
+        match outcome {
+            Ok(()) => applied.push(shard),
+            Err(error) => errors.push(format!("shard {shard}: {error}")),
+        }
+    }
+    SchemaGroup { group, applied: format_shards(&applied), error: errors.join("; ") }
+}
+
+/// Hashes of all rows on all members. Each member is asked after it has replayed what the primary
+/// had when it was asked, so equal rows give equal hashes on a world without load.
+pub(crate) async fn rows(State(control): State<Arc<Control>>) -> Result<Json<RowHashes>, Failed> {
+    let groups = control.records.all();
+    let id = format!("rows-{}", control.runtime.wall_clock());
+    let each = groups.iter().map(|(group, record)| compare(&control, group, record, &id));
+    let groups = futures::future::join_all(each).await;
+    Ok(Json(RowHashes { equal: groups.iter().all(|group| group.equal), groups }))
+}
+
+async fn compare(
+    control: &Control,
+    group: &GroupId,
+    record: &GroupRecord,
+    id: &str,
+) -> GroupRows {
+    let Some(open) = &record.open else {
+        return GroupRows { group: group.clone(), equal: false, members: vec![] };
+    };
+    let primary = ask(control, &open.primary, id, Lsn(0)).await;
+    let at_least = primary.as_ref().map_or(Lsn(0), |rows| rows.lsn);
+    let others = record.members.iter().filter(|member| member.id != open.primary);
+    let others = futures::future::join_all(others.map(|member| async {
+        (member.id.clone(), ask(control, &member.id, id, at_least).await)
+    }));
+    let mut all: BTreeMap<MemberId, Result<RowsHashed, String>> = others.await.into_iter().collect();
+    all.insert(open.primary.clone(), primary);
+    let members: Vec<MemberRows> = all.into_iter().map(|(id, rows)| shown(id, rows)).collect();
+    let first = members.first().and_then(|member| member.hash.clone());
+    let equal = first.is_some() && members.iter().all(|member| member.hash == first);
+    GroupRows { group: group.clone(), equal, members }
+}
+
+async fn ask(
+    control: &Control,
+    member: &MemberId,
+    id: &str,
+    at_least: Lsn,
+) -> Result<RowsHashed, String> {
+    let order = Order::HashRows { id: id.to_owned(), shards: vec![], at_least };
+    if !control.agents.order(member, order) {
+        return Err("its agent is not connected".to_owned());
+    }
+    let answer = control.agents.until(|agents| agents.rows_hashed(member, id));
+    match tokio::time::timeout(ROWS_LIMIT, answer).await {
+        Ok(RowsHashed { error: Some(error), .. }) => Err(error),
+        Ok(rows) => Ok(rows),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+fn shown(member: MemberId, rows: Result<RowsHashed, String>) -> MemberRows {
+    match rows {
+        Ok(rows) => {
+            let tables: Vec<_> = rows
+                .tables
+                .iter()
+                .map(|table| {
+                    format!("{} {} {} {:016x}", table.shard, table.table, table.rows, table.hash)
+                })
+                .collect();
+            let hash = crate::plans::hash_of(&tables.join("\n"));
+            let note = format!("at {}", rows.lsn);
+            MemberRows { member, hash: Some(hash), note }
+        }
+        Err(note) => MemberRows { member, hash: None, note },
+    }
+}
