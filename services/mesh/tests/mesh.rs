@@ -245,9 +245,9 @@ async fn swap(worker: Worker, mut tables: watch::Receiver<Option<Arc<Table>>>) {
 async fn until_on_disk(path: &Path, number: u64) {
     let wait = async {
         // Written off the path, so there is nothing to await.
-        while !file::read(path)
+        while file::read(path)
             .unwrap()
-            .is_some_and(|s| s.table.version().number == number)
+            .is_none_or(|s| s.table.version().number != number)
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

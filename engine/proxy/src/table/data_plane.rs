@@ -178,14 +178,14 @@ impl TableHandle {
         self.0.followed.age.now()
     }
 
-    /// Shows the table's age and number as gauges, for as long as the follower lives.
+    /// Shows the table's age and number as gauges, until shutdown is requested.
     pub fn measure(&self, metrics: &Metrics) -> Result<(), MetricsError> {
         let age = metrics.gauge(
             "table_age_ms",
             "Time since control confirmed that the table in hand is its newest, in milliseconds.",
         )?;
         let version = metrics.gauge("table_version", "Number of the newest table received.")?;
-        let inner = Arc::downgrade(&self.0);
+        let (inner, shutdown) = (Arc::downgrade(&self.0), self.0.shared.runtime.shutdown());
         let measure = async move {
             while let Some(inner) = inner.upgrade() {
                 age.set(i64::try_from(inner.followed.age.now_ms()).unwrap_or(i64::MAX));
@@ -197,7 +197,10 @@ impl TableHandle {
                     .map_or(0, |t| t.version.number);
                 version.set(i64::try_from(number).unwrap_or(i64::MAX));
                 drop(inner);
-                tokio::time::sleep(MEASURE_INTERVAL).await;
+                tokio::select! {
+                    () = tokio::time::sleep(MEASURE_INTERVAL) => {}
+                    () = shutdown.requested() => return,
+                }
             }
         };
         self.0
