@@ -222,7 +222,7 @@ async fn serve_admin(
 
 /// Tells what has changed, whenever something has.
 async fn tell(shared: Arc<Shared>, openings: Arc<Openings>, facts: watch::Sender<Facts>) {
-    let mut changes = shared.gates.changes();
+    let mut changes = shared.gates.counts();
     let mut read = openings.changes();
     loop {
         changes.mark_unchanged();

@@ -19,8 +19,10 @@ use tokio::time::Instant;
 pub(crate) struct Gates {
     cell: CellId,
     state: Mutex<State>,
-    /// Counts changes; whoever waits looks again.
+    /// Bumped when a gate may have opened or closed; whoever waits looks again.
     changed: watch::Sender<u64>,
+    /// Bumped, beside that, when a count of a switching shard has changed.
+    counted: watch::Sender<u64>,
 }
 
 struct State {
@@ -54,7 +56,7 @@ pub(crate) struct Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let counts_out = {
+        let switching = {
             let mut state = self.gates.lock();
             let counts = if self.waiting {
                 &mut state.held
@@ -67,10 +69,10 @@ impl Drop for Pass {
                     counts.remove(&self.shard);
                 }
             }
-            self.gates.is_closing(&state, self.shard)
+            is_switching(&state, self.shard)
         };
-        if counts_out {
-            self.gates.wake();
+        if switching {
+            self.gates.count();
         }
     }
 }
@@ -88,6 +90,7 @@ impl Gates {
                 held: BTreeMap::new(),
             }),
             changed: watch::Sender::new(0),
+            counted: watch::Sender::new(0),
         };
         gates.take(table);
         Arc::new(gates)
@@ -100,11 +103,22 @@ impl Gates {
     fn wake(&self) {
         self.changed
             .send_modify(|count| *count = count.wrapping_add(1));
+        self.count();
     }
 
-    /// Wakes whenever a wait may be over or a count of a closing shard changed.
+    fn count(&self) {
+        self.counted
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes whenever a wait may be over.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Wakes whenever there may be something to report.
+    pub(crate) fn counts(&self) -> watch::Receiver<u64> {
+        self.counted.subscribe()
     }
 
     /// The table in use; one without shards until the first has arrived.
@@ -181,7 +195,11 @@ impl Gates {
         }
         let table = Arc::clone(&state.table);
         *state.in_flight.entry(shard).or_default() += 1;
+        let switching = is_switching(&state, shard);
         drop(state);
+        if switching {
+            self.count();
+        }
         Entry::Go(
             table,
             Pass {
@@ -200,7 +218,11 @@ impl Gates {
             return None;
         }
         *state.held.entry(shard).or_default() += 1;
+        let switching = is_switching(&state, shard);
         drop(state);
+        if switching {
+            self.count();
+        }
         Some(Pass {
             gates: Arc::clone(self),
             shard,
@@ -211,16 +233,9 @@ impl Gates {
     /// Since when new transactions of a shard wait because it is switching.
     pub(crate) fn closed_since(&self, shard: ShardId) -> Option<Instant> {
         let state = self.lock();
-        self.is_closing(&state, shard)
+        is_switching(&state, shard)
             .then(|| state.closed_at.get(&shard).copied())
             .flatten()
-    }
-
-    fn is_closing(&self, state: &State, shard: ShardId) -> bool {
-        state
-            .table
-            .shard(shard)
-            .is_some_and(|row| row.phase != Phase::Active)
     }
 
     /// The shard's primary refused a connection or was silent, before anything was sent.
@@ -308,4 +323,9 @@ impl Gates {
     pub(crate) fn in_flight(&self) -> u64 {
         self.lock().in_flight.values().sum()
     }
+}
+
+fn is_switching(state: &State, shard: ShardId) -> bool {
+    let row = state.table.shard(shard);
+    row.is_some_and(|row| row.phase != Phase::Active)
 }

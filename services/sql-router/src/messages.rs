@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use atoll_pgwire::backend::{put_parameter_description, put_text_column, tag as answer};
 use atoll_pgwire::frontend::{self, Target, tag};
+use atoll_pgwire::hint::Scope;
 use atoll_pgwire::{Frame, FrameError};
 use atoll_topology::ShardId;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Refusal;
+use crate::identify;
 use crate::local::Columns;
 use crate::route::empty;
 use crate::session::{
@@ -90,6 +92,12 @@ impl Session {
         {
             let answered = self.answer(&first.kind, Columns::ToTell)?;
             self.client.output.extend_from_slice(&answered);
+            // A key in front of BEGIN holds for the transaction.
+            if let (Kind::Begin(_), Some(user)) =
+                (&first.kind, identify::hinted(first.hint.as_ref(), None)?)
+            {
+                self.keys.set_in_transaction(Scope::Transaction, Some(user));
+            }
             rest = others;
         }
         let Some(first) = rest.first() else {
@@ -109,7 +117,7 @@ impl Session {
             attached.backend.unnamed = None;
         }
         let mut bytes = BytesMut::new();
-        frontend::put_query(&mut bytes, &text[first.range.start..]);
+        frontend::put_query(&mut bytes, &blanked(&text, first.range.start));
         self.send(Sent {
             needs: None,
             bytes: bytes.freeze(),
@@ -213,27 +221,27 @@ impl Session {
             })
     }
 
-    fn portal(&self, name: &Bytes) -> Result<Portal, Refusal> {
-        self.portals
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Refusal::Unknown {
-                what: "portal",
-                sqlstate: "34000",
-                name: String::from_utf8_lossy(name).into_owned(),
-            })
-    }
-
-    /// A primary's portal is gone with its connection.
-    fn check_engaged(&mut self, portal: &Bytes) -> Result<(), Refusal> {
+    /// A portal by its name. One that the client has not bound can still be there: DECLARE makes
+    /// them too, and only the primary knows.
+    fn portal(&mut self, name: &Bytes) -> Result<Option<Portal>, Refusal> {
+        if let Some(portal) = self.portals.get(name)
+            && (portal.by == ServedBy::Router || self.is_engaged())
+        {
+            return Ok(Some(portal.clone()));
+        }
         if self.is_engaged() {
-            return Ok(());
+            return Ok(None);
         }
         if let State::Failed { untold } = &mut self.state {
             return Err(untold.take().unwrap_or(Refusal::InFailedTransaction));
         }
-        self.portals.remove(portal);
-        self.portal(portal).map(drop)
+        // A primary's portal is gone with its connection.
+        self.portals.remove(name);
+        Err(Refusal::Unknown {
+            what: "portal",
+            sqlstate: "34000",
+            name: String::from_utf8_lossy(name).into_owned(),
+        })
     }
 
     async fn on_bind(&mut self, bind: frontend::Bind) -> Result<(), Stop> {
@@ -278,93 +286,93 @@ impl Session {
     }
 
     async fn on_describe(&mut self, target: Target) -> Result<(), Stop> {
-        let (prepared, by) = match &target {
+        match target {
             Target::Statement(name) => {
-                let prepared = self.statement(name)?;
-                let ours = self.answers(&prepared.kind)
-                    || prepared.kind != Kind::Data
-                    || matches!(self.state, State::Failed { .. });
-                (
-                    prepared,
-                    if ours {
-                        ServedBy::Router
-                    } else {
-                        ServedBy::Primary
-                    },
-                )
-            }
-            Target::Portal(name) => {
-                let portal = self.portal(name)?;
-                (portal.prepared, portal.by)
-            }
-        };
-        if by == ServedBy::Router {
-            if let State::Failed { untold } = &mut self.state
-                && prepared.kind == Kind::Data
-            {
-                let untold = untold.take();
-                return Err(untold.unwrap_or(Refusal::InFailedTransaction).into());
-            }
-            let mut out = BytesMut::new();
-            if matches!(target, Target::Statement(_)) {
-                put_parameter_description(&mut out, &[]);
-            }
-            if prepared.kind == Kind::ShowKey {
-                put_text_column(&mut out, "atoll.key");
-            } else {
-                out.extend_from_slice(&empty(answer::NO_DATA));
-            }
-            self.reply(out.freeze());
-            return Ok(());
-        }
-        let mut bytes = BytesMut::new();
-        let expect = match target {
-            Target::Portal(name) => {
-                self.check_engaged(&name)?;
-                frontend::put_describe(&mut bytes, &Target::Portal(name));
-                Expect::Describe(None)
-            }
-            Target::Statement(_) => {
-                if self.attached.is_none() {
-                    let shard = match self.shard(prepared.hint.as_ref(), None) {
-                        Err(Refusal::NoKey | Refusal::KeyParameter(_)) => self.any_shard()?,
-                        other => other?,
-                    };
-                    self.attach(shard, Purpose::Describe).await?;
+                let prepared = self.statement(&name)?;
+                if prepared.kind == Kind::Data && !matches!(self.state, State::Failed { .. }) {
+                    return self.describe_statement(prepared).await;
                 }
-                let name = match prepared.named {
-                    Named::Yes => prepared.statement.name.clone(),
-                    Named::No => Bytes::new(),
-                };
-                frontend::put_describe(&mut bytes, &Target::Statement(name));
-                Expect::Describe(Some(Arc::clone(&prepared.statement)))
+                let mut out = BytesMut::new();
+                put_parameter_description(&mut out, &[]);
+                self.describe_ours(&prepared.kind, out)?;
             }
+            Target::Portal(name) => {
+                if let Some(portal) = self.portal(&name)?
+                    && portal.by == ServedBy::Router
+                {
+                    return self.describe_ours(&portal.prepared.kind, BytesMut::new());
+                }
+                let mut bytes = BytesMut::new();
+                frontend::put_describe(&mut bytes, &Target::Portal(name));
+                let expects = vec![Expect::Describe(None)];
+                self.send(Sent {
+                    needs: None,
+                    bytes: bytes.freeze(),
+                    expects,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The types of a statement, from any shard if its own is not known yet.
+    async fn describe_statement(&mut self, prepared: Arc<Prepared>) -> Result<(), Stop> {
+        if self.attached.is_none() {
+            let shard = match self.shard(prepared.hint.as_ref(), None) {
+                Err(Refusal::NoKey | Refusal::KeyParameter(_)) => self.any_shard()?,
+                other => other?,
+            };
+            self.attach(shard, Purpose::Describe).await?;
+        }
+        let name = match prepared.named {
+            Named::Yes => prepared.statement.name.clone(),
+            Named::No => Bytes::new(),
         };
-        let needs = Some(prepared);
+        let mut bytes = BytesMut::new();
+        frontend::put_describe(&mut bytes, &Target::Statement(name));
+        let expects = vec![Expect::Describe(Some(Arc::clone(&prepared.statement)))];
         self.send(Sent {
-            needs,
+            needs: Some(prepared),
             bytes: bytes.freeze(),
-            expects: vec![expect],
+            expects,
         });
+        Ok(())
+    }
+
+    /// The columns of a statement that the router answers.
+    fn describe_ours(&mut self, kind: &Kind, mut out: BytesMut) -> Result<(), Stop> {
+        if let State::Failed { untold } = &mut self.state
+            && *kind == Kind::Data
+        {
+            return Err(untold.take().unwrap_or(Refusal::InFailedTransaction).into());
+        }
+        if *kind == Kind::ShowKey {
+            put_text_column(&mut out, "atoll.key");
+        } else {
+            out.extend_from_slice(&empty(answer::NO_DATA));
+        }
+        self.reply(out.freeze());
         Ok(())
     }
 
     fn on_execute(&mut self, frame: &Frame, execute: &frontend::Execute) -> Result<(), Stop> {
         let portal = self.portal(&execute.portal)?;
-        if portal.by == ServedBy::Router {
-            let answered = self.answer(&portal.prepared.kind, Columns::Told)?;
-            self.reply(answered);
-            return Ok(());
+        if let Some(portal) = &portal {
+            if portal.by == ServedBy::Router {
+                let answered = self.answer(&portal.prepared.kind, Columns::Told)?;
+                self.reply(answered);
+                return Ok(());
+            }
+            self.note_setting(&portal.prepared.kind)?;
+            self.unit.may_commit |= portal.prepared.kind.ends_transaction();
         }
-        self.check_engaged(&execute.portal)?;
-        self.note_setting(&portal.prepared.kind)?;
         self.unit.executed = true;
-        self.unit.may_commit |= portal.prepared.kind.ends_transaction();
         let bytes = frame.raw().clone();
+        let expects = vec![Expect::Execute];
         self.send(Sent {
             needs: None,
             bytes,
-            expects: vec![Expect::Execute],
+            expects,
         });
         Ok(())
     }
@@ -378,7 +386,7 @@ impl Session {
             Target::Portal(name) => self
                 .portals
                 .remove(&name)
-                .map_or(ServedBy::Router, |portal| portal.by),
+                .map_or(ServedBy::Primary, |portal| portal.by),
         };
         if by == ServedBy::Primary && self.is_engaged() {
             let expects = vec![Expect::Close(Seen::ByClient)];
@@ -427,4 +435,14 @@ impl Session {
             expects,
         });
     }
+}
+
+/// The text from `begins` on, at the same place: so the positions in PostgreSQL's errors are those
+/// of the client's text.
+fn blanked(text: &Bytes, begins: usize) -> Vec<u8> {
+    let (front, rest) = text.split_at(begins);
+    let letters = front.iter().filter(|byte| **byte & 0xC0 != 0x80).count();
+    let mut blanked = vec![b' '; letters];
+    blanked.extend_from_slice(rest);
+    blanked
 }
