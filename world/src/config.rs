@@ -222,6 +222,7 @@ impl World<'_> {
             "control": [self.streams(place)?],
             "members": members,
             "k": spec.k,
+            "cells": self.topology.cells.keys().collect::<Vec<_>>(),
             // Shared by all worlds of this user: an empty database is made once.
             "templates": worlds_of_this_user().join("templates"),
         }))

@@ -1,7 +1,7 @@
 //! The opening transaction: the first of a term on its primary, and the point of no return.
 
 use atoll_ownership::{Grant, TermRow};
-use atoll_topology::{ShardId, Term};
+use atoll_topology::{CellId, ShardId, Term};
 
 use crate::session::Session;
 use crate::sql::{CELL_ROLES, OWNER, cell_role, literal, name};
@@ -17,6 +17,9 @@ pub struct Opening {
     pub row: TermRow,
     /// Shards that change hands.
     pub moves: Vec<ShardMove>,
+    /// Every cell of the world: their roles exist in every group, so that a router may connect
+    /// before its cell owns anything there.
+    pub cells: Vec<CellId>,
 }
 
 /// Writes the opening transaction of a promoted (or still running) primary and waits for its
@@ -26,7 +29,11 @@ pub async fn open_term(
     layout: &Layout,
     opening: Opening,
 ) -> Result<TermRow, Error> {
-    let Opening { mut row, moves } = opening;
+    let Opening {
+        mut row,
+        moves,
+        cells,
+    } = opening;
     let (timeline, fork) = timeline_of_primary(session, layout).await?;
     row.timeline = timeline;
     session
@@ -34,6 +41,9 @@ pub async fn open_term(
         .await?;
     let written = async {
         let born = write_term_row(session, &mut row, fork).await?;
+        for cell in &cells {
+            ensure_role(session, &cell_role(cell)).await?;
+        }
         for shard_move in &moves {
             move_shard(session, shard_move, born).await?;
         }

@@ -134,10 +134,7 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
         "{status}"
     );
     lead(&m, 5).await;
-    let opening = Opening {
-        row: row(5),
-        moves: vec![grant(7, 1, "a")],
-    };
+    let opening = Opening { row: row(5), moves: vec![grant(7, 1, "a")], cells: vec![] };
     let written = open_term(&m.session, &m.options.layout, opening)
         .await
         .unwrap();
@@ -149,10 +146,7 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
     );
     // The same term again, and an older one: stale, and nothing is written.
     for term in [5, 4] {
-        let again = Opening {
-            row: row(term),
-            moves: vec![],
-        };
+        let again = Opening { row: row(term), moves: vec![], cells: vec![] };
         let error = open_term(&m.session, &m.options.layout, again)
             .await
             .unwrap_err();
@@ -179,7 +173,7 @@ async fn only_the_owner_cell_writes_also_with_a_statement_prepared_before() {
     open_term(
         &m.session,
         &m.options.layout,
-        Opening { row: row(2), moves },
+        Opening { row: row(2), moves, cells: vec![] },
     )
     .await
     .unwrap();
@@ -249,7 +243,7 @@ async fn whatever_could_write_round_the_owner_is_found() {
     open_term(
         &m.session,
         &m.options.layout,
-        Opening { row: row(2), moves },
+        Opening { row: row(2), moves, cells: vec![] },
     )
     .await
     .unwrap();

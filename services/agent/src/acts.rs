@@ -9,7 +9,7 @@ use atoll_postgres::{
     read_timelines,
 };
 use atoll_runtime::Runtime;
-use atoll_topology::{Lsn, Term};
+use atoll_topology::{CellId, Lsn, Term};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -46,6 +46,8 @@ pub(crate) struct Acts {
     pub(crate) port: Arc<Port>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) fail_after: Option<FailPoint>,
+    /// Every cell of the world.
+    pub(crate) cells: Vec<CellId>,
     /// Who waits for the promotion that is being ordered.
     pub(crate) promoting: Option<Done<()>>,
     /// What the opening transaction that is being ordered writes, and who waits for it.
@@ -255,6 +257,7 @@ impl Acts {
     fn write_opening(&mut self, term: Term) {
         let Some((order, done)) = self.opening.take() else { return };
         let (database, commands) = (self.database.clone(), self.commands.clone());
+        let cells = self.cells.clone();
         self.runtime.tasks().spawn("opening-transaction", async move {
             let row = TermRow {
                 term,
@@ -267,7 +270,8 @@ impl Acts {
             };
             let opened = async {
                 let session = database.session().await?;
-                let opening = Opening { row, moves: order.grants.clone() };
+                let moves = order.grants.clone();
+                let opening = Opening { row, moves, cells };
                 let row = open_term(&session, &database.options.layout, opening).await?;
                 let (_, history) = database.line().await?;
                 Ok::<_, Error>(Opened { row, history })

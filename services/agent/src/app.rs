@@ -69,6 +69,7 @@ pub async fn serve(
         port: port.clone(),
         commands,
         fail_after: config.fail_after,
+        cells: config.cells.clone(),
         promoting: None,
         opening: None,
         rebuild: 0,

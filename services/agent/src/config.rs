@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use atoll_topology::{GroupId, MemberId, ProcessId};
+use atoll_topology::{CellId, GroupId, MemberId, ProcessId};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -35,6 +35,9 @@ pub struct Config {
     pub members: BTreeMap<MemberId, Peer>,
     /// How many standbys a commit waits for.
     pub k: u8,
+    /// Every cell of the world; their roles exist in every group.
+    #[serde(default)]
+    pub cells: Vec<CellId>,
     /// PostgreSQL's programs; the newest of Debian's when absent.
     #[serde(default)]
     pub postgres_bin: Option<PathBuf>,
