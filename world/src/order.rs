@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 /// The longest line of an order or an answer.
 pub(crate) const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How long the supervisor may be silent before it is taken for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

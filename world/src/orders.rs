@@ -243,7 +243,12 @@ async fn apply_schema(
             return Ok(());
         }
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        let first = why.lines().next().unwrap_or_default().to_owned();
+        let first = why
+            .lines()
+            .take(2)
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(": ");
         if first != said {
             progress(talk, format!("the schema is not applied yet: {first}")).await;
             said = first;

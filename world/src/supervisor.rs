@@ -142,6 +142,7 @@ pub async fn supervise(
     ready(&world.directory.socket().display().to_string());
     world.take_orders(listener).await;
     world.end().await;
+    write_json(&world.directory.processes(), &world.board.status())?;
     Ok(())
 }
 
@@ -205,12 +206,15 @@ impl World {
     /// Writes `processes.json` after every change, for as long as the world is up.
     async fn keep_file(&self) {
         let mut changes = self.board.changes();
+        let stop = self.runtime.shutdown();
         loop {
             if let Err(error) = write_json(&self.directory.processes(), &self.board.status()) {
                 warn!(%error, "processes.json cannot be written");
             }
-            if changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                // What came before the end has been written: the loop begins with that.
+                () = stop.requested() => return,
             }
         }
     }

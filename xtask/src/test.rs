@@ -13,7 +13,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::arrows;
-use crate::cargo::{cargo, output, root, run as call, target};
+use crate::binaries::{self, Binaries};
+use crate::cargo::{cargo, output, root, target};
 use crate::count::Count;
 use crate::metadata::{Package, packages};
 
@@ -40,12 +41,6 @@ struct Program {
 struct Outcome {
     count: Count,
     took: Duration,
-}
-
-/// The binaries under test.
-struct Binaries {
-    atoll: PathBuf,
-    bank: PathBuf,
 }
 
 pub(crate) fn run(names: &[String], list: bool) -> Result<()> {
@@ -94,7 +89,7 @@ async fn run_parts(names: &[String], packages: &[Package]) -> Result<Vec<Outcome
         set_up()?;
         outcomes.push(told("set-up", Count::default(), begun.elapsed()));
         let begun = Instant::now();
-        let binaries = build_binaries()?;
+        let binaries = binaries::build()?;
         let programs = build_tests(&chosen, packages)?;
         outcomes.push(told("build", Count::default(), begun.elapsed()));
         for program in programs {
@@ -106,7 +101,7 @@ async fn run_parts(names: &[String], packages: &[Package]) -> Result<Vec<Outcome
     }
     if wanted(names, "docs", "docs") {
         let begun = Instant::now();
-        let count = run_docs()?;
+        let count = run_docs(packages)?;
         outcomes.push(told("docs", count, begun.elapsed()));
     }
     Ok(outcomes)
@@ -170,52 +165,29 @@ fn set_up() -> Result<()> {
     Ok(())
 }
 
-/// Builds what is shipped, without the features of tests, and puts it where no later build of the
-/// tests replaces it.
-fn build_binaries() -> Result<Binaries> {
-    call(&mut cargo(&[
-        "build", "--quiet", "-p", "atoll", "-p", "bank",
-    ]))?;
-    let kept = target().join("xtask/bin");
-    fs::create_dir_all(&kept).with_context(|| format!("{} cannot be made", kept.display()))?;
-    let keep = |name: &str| -> Result<PathBuf> {
-        let (from, to) = (target().join("debug").join(name), kept.join(name));
-        // Beside first: a program that still runs cannot be written to, but can be replaced.
-        let beside = kept.join(format!("{name}.new"));
-        fs::copy(&from, &beside).with_context(|| format!("{} is missing", from.display()))?;
-        fs::rename(&beside, &to)?;
-        Ok(to)
-    };
-    Ok(Binaries {
-        atoll: keep("atoll")?,
-        bank: keep("bank")?,
-    })
+/// The features of tests, as cargo wants them named.
+fn features(packages: &[Package]) -> String {
+    let mut named = Vec::new();
+    for package in packages {
+        let has = TEST_FEATURES
+            .iter()
+            .filter(|f| package.features.contains_key(**f));
+        named.extend(has.map(|feature| format!("{}/{feature}", package.name)));
+    }
+    named.join(",")
 }
 
 /// Builds all test programs in one go and returns those of the chosen packages, in order.
 fn build_tests(chosen: &[&Package], packages: &[Package]) -> Result<Vec<Program>> {
-    let features: Vec<String> = packages
-        .iter()
-        .flat_map(|p| {
-            let has = |feature: &&&str| p.features.contains_key(**feature);
-            TEST_FEATURES
-                .iter()
-                .filter(has)
-                .map(|f| format!("{}/{f}", p.name))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let mut args = vec![
+    let features = features(packages);
+    let args = [
         "test",
         "--quiet",
         "--workspace",
         "--no-run",
         "--message-format=json",
     ];
-    let features = features.join(",");
-    if !features.is_empty() {
-        args.extend(["--features", &features]);
-    }
+    let args = [&args[..], &["--features", &features]].concat();
     let mut programs = Vec::new();
     for line in output(&mut cargo(&args))?.lines() {
         let Ok(built) = serde_json::from_str::<Built>(line) else {
@@ -324,9 +296,17 @@ fn shown(path: &Path) -> String {
         .to_string()
 }
 
-/// Runs the examples in the documentation.
-fn run_docs() -> Result<Count> {
-    let output = cargo(&["test", "--quiet", "--workspace", "--doc", "--no-fail-fast"]).output()?;
+/// Runs the examples in the documentation, on the same build as the tests.
+fn run_docs(packages: &[Package]) -> Result<Count> {
+    let args = [
+        "test",
+        "--quiet",
+        "--workspace",
+        "--doc",
+        "--no-fail-fast",
+        "--features",
+    ];
+    let output = cargo(&[&args[..], &[&features(packages)]].concat()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(Count::of_output(&text).unwrap_or_default());

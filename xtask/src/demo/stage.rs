@@ -1,0 +1,206 @@
+//! The world that the demo plays in, and the load that its users make.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use atoll_runtime::Runtime;
+use atoll_world::{Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Up, worlds_of_this_user};
+use bank::report::Run;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ask::Ask;
+use crate::binaries::Binaries;
+use crate::cargo::root;
+
+/// Transfers a second.
+const RATE: u32 = 150;
+/// The load ends when it is told to; this is only its limit.
+const LOAD_SECONDS_MAX: u32 = 900;
+/// How long users may take to open their accounts.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the load may take to read the books at the end.
+const READ_LIMIT: Duration = Duration::from_secs(120);
+/// How often a fact is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+pub(crate) struct Stage {
+    pub(crate) world: LocalWorld,
+    runtime: Runtime,
+    ask: Ask,
+    binaries: Binaries,
+    output: PathBuf,
+    load: Option<Child>,
+    orders: File,
+}
+
+impl Stage {
+    /// Brings the world up, afresh.
+    pub(crate) async fn open(
+        runtime: Runtime,
+        binaries: Binaries,
+        output: PathBuf,
+    ) -> Result<Self> {
+        let directory = worlds_of_this_user().join("demo");
+        if let Ok(old) = LocalWorld::open(&directory) {
+            // A demo that was kept, or broken off.
+            old.down(|_| {}).await?;
+        }
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}", directory.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let begun = Instant::now();
+        println!("bringing up three cities in {}", directory.display());
+        let options = Options {
+            app: Options::default_app(&binaries.atoll),
+            atoll: binaries.atoll.clone(),
+            schema: Some(root().join("examples/bank/schema.sql")),
+            canary: Some(Canary {
+                method: "POST".to_owned(),
+                path: "/canary".to_owned(),
+            }),
+            outside_round_trip_ms: OUTSIDE_ROUND_TRIP_MS,
+        };
+        let topology = root().join("examples/topologies/three-cities.yaml");
+        let world = LocalWorld::start_up(&Up {
+            topology,
+            directory,
+            options,
+        })
+        .await?;
+        world.wait_serving(|text| println!("  {text}")).await?;
+        println!("  it serves after {:.1} s", begun.elapsed().as_secs_f64());
+        let api = world
+            .record()?
+            .plan
+            .control()
+            .and_then(|c| c.address("api"))
+            .context("the world has no control")?;
+        let ask = Ask::new(
+            runtime.clone(),
+            SocketAddr::V4(api),
+            &binaries.atoll,
+            world.directory().root(),
+        );
+        let orders = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(output.join("orders"))?;
+        Ok(Self {
+            world,
+            runtime,
+            ask,
+            binaries,
+            output,
+            load: None,
+            orders,
+        })
+    }
+
+    pub(crate) fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    pub(crate) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.world.directory().root()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.runtime.wall_clock().0
+    }
+
+    fn report(&self) -> PathBuf {
+        self.output.join("load.json")
+    }
+
+    /// Lets the users begin; returns once their transfers do.
+    pub(crate) async fn begin_load(&mut self) -> Result<()> {
+        let started = self.output.join("started");
+        for old in [&started, &self.report()] {
+            if old.try_exists()? {
+                fs::remove_file(old)?;
+            }
+        }
+        let mut load = Command::new(&self.binaries.bank)
+            .arg("load")
+            .arg("--world")
+            .arg(self.directory())
+            .args([
+                "--seconds",
+                &LOAD_SECONDS_MAX.to_string(),
+                "--rate",
+                &RATE.to_string(),
+            ])
+            .arg("--report")
+            .arg(self.report())
+            .arg("--control")
+            .arg(self.output.join("orders"))
+            .arg("--started")
+            .arg(&started)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the load cannot be started")?;
+        let until = Instant::now() + OPEN_LIMIT;
+        while !started.try_exists()? {
+            if let Some(status) = load.try_wait()? {
+                bail!("the load ended before it began ({status})");
+            }
+            ensure!(
+                Instant::now() < until,
+                "the accounts are not open after {OPEN_LIMIT:?}"
+            );
+            sleep(LOOK_AGAIN).await;
+        }
+        self.load = Some(load);
+        Ok(())
+    }
+
+    /// Marks an event in the load's report and on its screen.
+    pub(crate) fn mark(&mut self, name: &str, text: &str) -> Result<()> {
+        writeln!(self.orders, "event {name} {text}").context("the load cannot be told")
+    }
+
+    /// Lets the users stop, and returns what they saw and what the books say.
+    pub(crate) async fn end_load(&mut self) -> Result<Run> {
+        writeln!(self.orders, "stop")?;
+        let mut load = self.load.take().context("there is no load")?;
+        // It fails where something acknowledged is missing; the report says what.
+        timeout(READ_LIMIT, load.wait())
+            .await
+            .with_context(|| format!("the books are not read after {READ_LIMIT:?}"))??;
+        Run::read(&self.report()).context("the load left no report")
+    }
+
+    /// Ends the world, and proves that nothing is left.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        self.load = None;
+        self.world.down(|_| {}).await?;
+        println!("the world is down; no process of it is left");
+        Ok(())
+    }
+
+    /// Tells how to look at a world that goes on.
+    pub(crate) fn keep(&self) {
+        let (atoll, dir) = (self.binaries.atoll.display(), self.directory().display());
+        println!("the world goes on; look at it with");
+        println!("  {atoll} dev status --dir {dir} -o wide");
+        println!("  {atoll} status --world {dir}");
+        println!("  {atoll} explain user 42 --world {dir}");
+        println!("and end it with");
+        println!("  {atoll} dev down --dir {dir}");
+    }
+}
