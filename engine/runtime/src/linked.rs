@@ -37,7 +37,6 @@ pub(crate) struct Inbound {
     held_bytes: usize,
     /// The end of the stream (or its error) is delayed and held like any byte.
     end: Option<(Instant, Option<io::Error>)>,
-    last_due: Option<Instant>,
     dice: Dice,
     buffer: BytesMut,
     timer: Option<Pin<Box<Sleep>>>,
@@ -55,7 +54,6 @@ impl Inbound {
             held: VecDeque::new(),
             held_bytes: 0,
             end: None,
-            last_due: None,
             dice: Dice(seed),
             buffer: BytesMut::new(),
             timer: None,
@@ -140,12 +138,10 @@ impl Inbound {
         }
     }
 
-    /// When bytes that arrive now may be delivered: never before those that came earlier.
+    /// When bytes that arrive now may be delivered. Jitter cannot reorder them: the queue is
+    /// emptied from its front only.
     fn due(&mut self) -> Instant {
-        let due = Instant::now() + self.link.delay + self.dice.up_to(self.link.jitter);
-        let due = self.last_due.map_or(due, |last| last.max(due));
-        self.last_due = Some(due);
-        due
+        Instant::now() + self.link.delay + self.dice.up_to(self.link.jitter)
     }
 
     fn hand_out(&mut self, now: Instant, out: &mut ReadBuf<'_>) -> usize {
