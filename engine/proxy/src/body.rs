@@ -7,13 +7,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::guarded::BusyGuard;
+use crate::guarded::{BusyGuard, Patience};
 use crate::pool::Lease;
 
 /// A client's body: its first bytes in memory, the rest still on the socket.
@@ -44,7 +45,11 @@ impl Kept {
                     touched: Cell::new(false),
                     failed: Cell::new(false),
                 };
-                return Ok(Self { head, head_bytes, rest: Some(Rc::new(rest)) });
+                return Ok(Self {
+                    head,
+                    head_bytes,
+                    rest: Some(Rc::new(rest)),
+                });
             }
             match incoming.frame().await {
                 None => break,
@@ -57,12 +62,20 @@ impl Kept {
                 }
             }
         }
-        Ok(Self { head, head_bytes, rest: None })
+        Ok(Self {
+            head,
+            head_bytes,
+            rest: None,
+        })
     }
 
     /// A body that is all here.
     pub fn whole(bytes: Bytes) -> Self {
-        Self { head_bytes: bytes.len(), head: vec![bytes], rest: None }
+        Self {
+            head_bytes: bytes.len(),
+            head: vec![bytes],
+            rest: None,
+        }
     }
 
     /// Bytes that it occupies in memory.
@@ -82,7 +95,20 @@ impl Kept {
                 None => SizeHint::new(),
             };
         }
-        Some(Outgoing { head: self.head.iter().cloned().collect(), rest: self.rest.clone(), left })
+        Some(Outgoing {
+            head: self.head.iter().cloned().collect(),
+            rest: self.rest.clone(),
+            left,
+        })
+    }
+
+    /// Reads what is left and forgets it: a client that is still sending would not see an answer
+    /// before the end of its connection.
+    pub async fn drain(&self) {
+        let Some(rest) = &self.rest else { return };
+        rest.touched.set(true);
+        let next = |cx: &mut Context<'_>| Pin::new(&mut *rest.incoming.borrow_mut()).poll_frame(cx);
+        while let Some(Ok(_)) = std::future::poll_fn(next).await {}
     }
 
     /// Whether the client broke off while the rest was being sent on.
@@ -119,7 +145,9 @@ impl Body for Outgoing {
             self.passed(data.len());
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some(rest) = self.rest.clone() else { return Poll::Ready(None) };
+        let Some(rest) = self.rest.clone() else {
+            return Poll::Ready(None);
+        };
         rest.touched.set(true);
         loop {
             let polled = Pin::new(&mut *rest.incoming.borrow_mut()).poll_frame(cx);
@@ -144,11 +172,14 @@ impl Body for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         self.head.is_empty()
-            && self.rest.as_ref().is_none_or(|rest| rest.incoming.borrow().is_end_stream())
+            && self
+                .rest
+                .as_ref()
+                .is_none_or(|rest| rest.incoming.borrow().is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.clone()
+        self.left
     }
 }
 
@@ -179,25 +210,56 @@ pub struct Answer {
 
 enum Inner {
     Ours(Bytes),
-    Upstream { body: Incoming, lease: Option<Lease> },
+    Upstream {
+        body: Incoming,
+        lease: Option<Lease>,
+        patience: Patience,
+    },
+}
+
+/// Why an upstream's answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Its connection did.
+    #[error("the upstream broke off its answer")]
+    Broke(#[from] hyper::Error),
+    /// Nothing of it came for this long.
+    #[error("the upstream's answer stood still for {0:?}")]
+    Stood(Duration),
 }
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("passed", &self.passed).finish_non_exhaustive()
+        f.debug_struct("Answer")
+            .field("passed", &self.passed)
+            .finish_non_exhaustive()
     }
 }
 
 impl Answer {
     /// An answer of our own.
     pub fn ours(bytes: impl Into<Bytes>) -> Self {
-        Self { inner: Inner::Ours(bytes.into()), passed: 0, witness: None, busy: None }
+        Self {
+            inner: Inner::Ours(bytes.into()),
+            passed: 0,
+            witness: None,
+            busy: None,
+        }
     }
 
     /// An upstream's answer; its connection goes back to the pool when the body ends well.
-    pub(crate) fn upstream(body: Incoming, lease: Lease) -> Self {
-        let inner = Inner::Upstream { body, lease: Some(lease) };
-        Self { inner, passed: 0, witness: None, busy: None }
+    pub(crate) fn upstream(body: Incoming, lease: Lease, stands: Duration) -> Self {
+        let inner = Inner::Upstream {
+            body,
+            lease: Some(lease),
+            patience: Patience::new(stands),
+        };
+        Self {
+            inner,
+            passed: 0,
+            witness: None,
+            busy: None,
+        }
     }
 
     /// Tells the witness when this answer has ended.
@@ -230,17 +292,26 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         loop {
             let polled = match &mut self.inner {
                 Inner::Ours(bytes) if bytes.is_empty() => None,
                 Inner::Ours(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-                Inner::Upstream { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
+                Inner::Upstream { body, patience, .. } => match Pin::new(body).poll_frame(cx) {
+                    Poll::Ready(polled) => {
+                        patience.moved();
+                        polled.map(|frame| frame.map_err(AnswerError::from))
+                    }
+                    Poll::Pending => {
+                        ready!(patience.poll_over(cx));
+                        Some(Err(AnswerError::Stood(patience.limit())))
+                    }
+                },
             };
             match polled {
                 None => {
@@ -279,7 +350,11 @@ impl Body for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         // hyper drops a body of known length after its last byte, without asking for the end.
-        let end = if self.is_end_stream() { End::Whole } else { End::ClientGone };
+        let end = if self.is_end_stream() {
+            End::Whole
+        } else {
+            End::ClientGone
+        };
         self.finish(end);
     }
 }

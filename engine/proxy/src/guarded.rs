@@ -65,6 +65,55 @@ pub(crate) struct Guarded<S> {
     since: Instant,
     wait: Wait,
     alarm: Pin<Box<Sleep>>,
+    /// A client that does not read.
+    writing: Patience,
+}
+
+/// A limit for standing still: its clock is made only when something has to be waited for.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    limit: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, alarm: None }
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Something has moved.
+    pub(crate) fn moved(&mut self) {
+        self.alarm = None;
+    }
+
+    /// Ready when nothing has moved for too long.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let alarm = self
+            .alarm
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        alarm.as_mut().poll(cx)
+    }
+
+    fn poll_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.moved();
+            return written;
+        }
+        ready!(self.poll_over(cx));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client does not read",
+        )))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +137,7 @@ impl<S> Guarded<S> {
             since: Instant::now(),
             wait: Wait::Idle,
             alarm: Box::pin(tokio::time::sleep(times.idle)),
+            writing: Patience::new(times.body),
         }
     }
 
@@ -161,7 +211,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 Poll::Pending => match ready!(this.poll_overdue(cx)) {
                     Wait::Answer | Wait::Idle => return Poll::Ready(Ok(())),
                     Wait::Head => {
-                        this.strict.refuse_head(Violation::HeadTooSlow, &mut this.out);
+                        this.strict
+                            .refuse_head(Violation::HeadTooSlow, &mut this.out);
                         continue;
                     }
                     Wait::Body => {
@@ -186,27 +237,35 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.writing.poll_write(cx, written)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.writing.poll_write(cx, flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        this.writing.poll_write(cx, shut)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.writing.poll_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

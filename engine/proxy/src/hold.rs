@@ -146,21 +146,32 @@ impl Hold {
 
     /// Requests that wait, by key.
     pub fn queues(&self) -> Vec<(u64, usize)> {
-        self.lock().keys.iter().map(|(key, queue)| (*key, queue.waiting.len())).collect()
+        self.lock()
+            .keys
+            .iter()
+            .map(|(key, queue)| (*key, queue.waiting.len()))
+            .collect()
     }
 
     /// The next place in the order of arrival.
     pub fn ticket(&self) -> Ticket {
         let mut queues = self.lock();
         queues.tickets += 1;
-        Ticket { number: queues.tickets, since: Instant::now() }
+        Ticket {
+            number: queues.tickets,
+            since: Instant::now(),
+        }
     }
 
     /// Waits until the key is let go. Dropping the future leaves the queue.
     pub async fn wait(&self, key: u64, ticket: Ticket, bytes: usize) -> Result<(), HoldRefused> {
         let (go, gone) = oneshot::channel();
         self.enter(key, ticket.number, Waiter { bytes, go })?;
-        let _place = Place { hold: self, key, number: ticket.number };
+        let _place = Place {
+            hold: self,
+            key,
+            number: ticket.number,
+        };
         self.wake.notify_one();
         match tokio::time::timeout_at(ticket.since + self.limits.time, gone).await {
             Ok(Ok(outcome)) => outcome,
@@ -208,8 +219,10 @@ impl Hold {
         if self.waiting() >= limits.requests || queues.bytes + waiter.bytes > limits.bytes {
             return Err(HoldRefused::Full);
         }
-        let (count, bytes) =
-            queues.keys.get(&key).map_or((0, 0), |queue| (queue.waiting.len(), queue.bytes));
+        let (count, bytes) = queues
+            .keys
+            .get(&key)
+            .map_or((0, 0), |queue| (queue.waiting.len(), queue.bytes));
         if count >= limits.requests_per_key || bytes + waiter.bytes > limits.bytes_per_key {
             return Err(HoldRefused::KeyFull);
         }
@@ -231,12 +244,19 @@ impl Hold {
         let keys: Vec<u64> = queues.keys.keys().copied().collect();
         let mut more = false;
         for key in keys {
-            let Some(queue) = queues.keys.get_mut(&key) else { continue };
+            let Some(queue) = queues.keys.get_mut(&key) else {
+                continue;
+            };
             if !is_open(key) {
                 queue.batch = self.limits.release_first;
                 continue;
             }
-            let batch: Vec<u64> = queue.waiting.keys().take(queue.batch.max(1)).copied().collect();
+            let batch: Vec<u64> = queue
+                .waiting
+                .keys()
+                .take(queue.batch.max(1))
+                .copied()
+                .collect();
             queue.batch = queue.batch.max(1).saturating_mul(2);
             for number in batch {
                 if let Some(waiter) = queues.remove(key, number) {
@@ -298,8 +318,7 @@ mod tests {
         local
             .run_until(async {
                 let hold = Rc::new(Hold::new(LIMITS));
-                let (open, order) =
-                    (Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
+                let (open, order) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
                 let (runner, is_open) = (Rc::clone(&hold), Rc::clone(&open));
                 tokio::task::spawn_local(async move { runner.run(|_| is_open.get()).await });
                 for n in 0..20 {
@@ -367,6 +386,9 @@ mod tests {
         assert_eq!(futures::FutureExt::now_or_never(&mut last), None);
         hold.end();
         assert_eq!(last.await, Err(HoldRefused::Ending));
-        assert_eq!(hold.wait(1, hold.ticket(), 1).await, Err(HoldRefused::Ending));
+        assert_eq!(
+            hold.wait(1, hold.ticket(), 1).await,
+            Err(HoldRefused::Ending)
+        );
     }
 }

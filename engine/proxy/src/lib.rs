@@ -11,7 +11,7 @@ mod strict;
 pub mod table;
 mod worker;
 
-pub use body::{Answer, End, Kept, Outgoing, Witness};
+pub use body::{Answer, AnswerError, End, Kept, Outgoing, Witness};
 pub use guarded::ReadTimes;
 pub use hold::{Hold, HoldLimits, HoldRefused, Ticket};
 pub use pool::{Failure, Lease, Pool, PoolLimits, Unsent};

@@ -28,6 +28,8 @@ pub struct PoolLimits {
     pub connect: Duration,
     /// How long a connection is kept unused; shorter than the upstream keeps it.
     pub idle: Duration,
+    /// How long an answer's body may stand still.
+    pub body: Duration,
     /// Connections to one address.
     pub connections_max: usize,
     /// Header fields of an answer.
@@ -125,14 +127,19 @@ impl Lease {
         if let Some(connection) = self.connection.take()
             && !connection.sender.is_closed()
         {
-            self.target.idle.borrow_mut().push_back(Idle { connection, since: Instant::now() });
+            self.target.idle.borrow_mut().push_back(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.target.outstanding.set(self.target.outstanding.get() - 1);
+        self.target
+            .outstanding
+            .set(self.target.outstanding.get() - 1);
     }
 }
 
@@ -145,24 +152,36 @@ pub struct Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("targets", &self.targets).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("targets", &self.targets)
+            .finish_non_exhaustive()
     }
 }
 
 impl Pool {
     /// An empty pool; lives and dies with its worker.
     pub fn new(runtime: Runtime, limits: PoolLimits) -> Self {
-        Self { runtime, limits, targets: RefCell::default() }
+        Self {
+            runtime,
+            limits,
+            targets: RefCell::default(),
+        }
     }
 
     /// Requests to this address without a whole answer: what least-request balancing compares.
     pub fn outstanding(&self, to: SocketAddr) -> usize {
-        self.targets.borrow().get(&to).map_or(0, |target| target.outstanding.get())
+        self.targets
+            .borrow()
+            .get(&to)
+            .map_or(0, |target| target.outstanding.get())
     }
 
     /// When this address last began an answer.
     pub fn heard(&self, from: SocketAddr) -> Option<Instant> {
-        self.targets.borrow().get(&from).and_then(|target| target.heard.get())
+        self.targets
+            .borrow()
+            .get(&from)
+            .and_then(|target| target.heard.get())
     }
 
     /// Forgets the unused connections to an address that has been found dead: whoever answers there
@@ -197,7 +216,10 @@ impl Pool {
     ) -> Result<Response<Answer>, Failure> {
         let target = self.target(to);
         target.outstanding.set(target.outstanding.get() + 1);
-        let mut lease = Lease { connection: None, target };
+        let mut lease = Lease {
+            connection: None,
+            target,
+        };
         let mut request = request;
         loop {
             let reused = self.take_idle(&lease.target);
@@ -207,7 +229,10 @@ impl Pool {
                 None => match self.connect(&lease.target).await {
                     Ok(connection) => connection,
                     Err(reason) => {
-                        return Err(Failure::Unsent { reason, request: Box::new(request) });
+                        return Err(Failure::Unsent {
+                            reason,
+                            request: Box::new(request),
+                        });
                     }
                 },
             };
@@ -215,7 +240,7 @@ impl Pool {
                 Ok(response) => {
                     lease.target.heard.set(Some(Instant::now()));
                     lease.connection = Some(connection);
-                    return Ok(response.map(|body| Answer::upstream(body, lease)));
+                    return Ok(response.map(|body| Answer::upstream(body, lease, self.limits.body)));
                 }
                 Err(mut error) => match error.take_message() {
                     // An unused connection had been closed: the next one.
@@ -290,6 +315,10 @@ impl Pool {
             // Whatever ends it is told to the request on it, or concerns nobody.
             drop(connection.await);
         });
-        Ok(Connection { sender, _task: Owned(task.abort_handle()), _counted: counted })
+        Ok(Connection {
+            sender,
+            _task: Owned(task.abort_handle()),
+            _counted: counted,
+        })
     }
 }

@@ -61,7 +61,9 @@ pub async fn serve<S: Service>(
     let connections = TaskTracker::new();
     let room = Rc::new(Semaphore::new(limits.connections_max));
     loop {
-        let Ok(permit) = Rc::clone(&room).acquire_permit().await else { break };
+        let Ok(permit) = Rc::clone(&room).acquire_permit().await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.requested() => break,
@@ -84,7 +86,9 @@ pub async fn serve<S: Service>(
     connections.close();
     match tokio::time::timeout(limits.drain, connections.wait()).await {
         Ok(()) => Served::default(),
-        Err(_) => Served { cut: connections.len() },
+        Err(_) => Served {
+            cut: connections.len(),
+        },
     }
 }
 

@@ -53,7 +53,13 @@ pub(crate) struct Flow {
     random: Cell<u64>,
     trace_prefix: u64,
     traces: Cell<u64>,
+    /// Tenths of a repeat that may still be made.
+    repeats: Cell<u32>,
 }
+
+/// A repeat for every fifth request, and ten in advance.
+const REPEAT_TENTHS_PER_REQUEST: u32 = 2;
+const REPEAT_TENTHS_MAX: u32 = 100;
 
 impl Flow {
     pub(crate) fn new(shared: Arc<Shared>, pool: Pool, recorder: Recorder, worker: usize) -> Self {
@@ -67,6 +73,7 @@ impl Flow {
             random: Cell::new(seed | 1),
             trace_prefix: seed,
             traces: Cell::new(0),
+            repeats: Cell::new(REPEAT_TENTHS_MAX),
         }
     }
 
@@ -80,16 +87,31 @@ impl Flow {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
 
+    /// Whether the budget allows one more repeat of a request that was sent.
+    pub(crate) fn may_repeat(&self) -> bool {
+        match self.repeats.get().checked_sub(10) {
+            Some(left) => {
+                self.repeats.set(left);
+                true
+            }
+            None => false,
+        }
+    }
+
     pub(crate) fn stats(&self, cell: &CellId) -> Arc<CellStats> {
         if let Some(stats) = self.stats.borrow().get(cell) {
             return Arc::clone(stats);
         }
         let stats = self.shared.cells.of(cell);
-        self.stats.borrow_mut().insert(cell.clone(), Arc::clone(&stats));
+        self.stats
+            .borrow_mut()
+            .insert(cell.clone(), Arc::clone(&stats));
         stats
     }
 
     pub(crate) fn begin(&self, request: &Parts, from: SocketAddr) -> Record {
+        let repeats = self.repeats.get() + REPEAT_TENTHS_PER_REQUEST;
+        self.repeats.set(repeats.min(REPEAT_TENTHS_MAX));
         let trace = self.traces.replace(self.traces.get() + 1);
         let trace = format!("{:016x}{trace:08x}", self.trace_prefix);
         let trace = HeaderValue::try_from(trace).unwrap_or(HeaderValue::from_static("0"));
@@ -118,7 +140,10 @@ impl Flow {
             Err(_) => "refused",
         };
         shared.metrics.holds.with_label_values(&[end]).inc();
-        shared.metrics.hold_seconds.observe(ticket.since().elapsed().as_secs_f64());
+        shared
+            .metrics
+            .hold_seconds
+            .observe(ticket.since().elapsed().as_secs_f64());
         waited.map_err(Problem::Hold)
     }
 
@@ -142,7 +167,9 @@ impl Flow {
                 }
             }
         };
-        tokio::time::timeout(shared.hold_time, wait).await.map_err(|_| behind())
+        tokio::time::timeout(shared.hold_time, wait)
+            .await
+            .map_err(|_| behind())
     }
 
     /// An admitted request, until its answer.
@@ -159,7 +186,11 @@ impl Flow {
         let body = Kept::read(body, self.shared.limits.replay_bytes)
             .await
             .map_err(|error| Problem::Body(innermost(&error)))?;
-        self.route(request, &body, origin, record).await
+        let routed = self.route(request, &body, origin, record).await;
+        if routed.is_err() {
+            body.drain().await;
+        }
+        routed
     }
 
     /// Whatever happened is an answer, and is recorded when its last byte has gone.
@@ -172,7 +203,9 @@ impl Flow {
             Ok(mut response) => {
                 let text = |name| {
                     let value: Option<&HeaderValue> = response.headers().get(name);
-                    value.and_then(|value| value.to_str().ok()).map(str::to_owned)
+                    value
+                        .and_then(|value| value.to_str().ok())
+                        .map(str::to_owned)
                 };
                 let (code, outcome) = (text(peer::CODE), text(peer::OUTCOME));
                 let code = code.map_or(Cow::Borrowed(""), Cow::Owned);

@@ -54,7 +54,9 @@ fn refused(request: &Parts) -> Result<(), Problem> {
         return Ok(());
     }
     let name = request.uri.path().trim_start_matches('/');
-    Err(Problem::Violation(Violation::named(name).unwrap_or(Violation::RequestLine)))
+    Err(Problem::Violation(
+        Violation::named(name).unwrap_or(Violation::RequestLine),
+    ))
 }
 
 /// Origin form, and nothing that concerns only the connection it came on.
@@ -90,7 +92,12 @@ pub(crate) fn hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().chain(&FIXED) {
         headers.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"] {
+    for name in [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+    ] {
         headers.remove(name);
     }
 }

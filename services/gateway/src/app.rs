@@ -27,6 +27,8 @@ use crate::record::{self, Recorder};
 
 /// Unused upstream connections are looked through so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Latencies are reported over so long.
+const LATENCY_WINDOW: Duration = Duration::from_secs(1);
 /// Held requests are refused so long before the drain's limit, so that they still get an answer.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -70,14 +72,19 @@ pub async fn serve(
         })
         .scoped();
 
-    let (asked, shown, age) =
-        (Arc::clone(&gateway.shared), Arc::clone(&gateway.shared), follower.clone());
+    let (asked, shown, age) = (
+        Arc::clone(&gateway.shared),
+        Arc::clone(&gateway.shared),
+        follower.clone(),
+    );
     let endpoint = Admin::new(metrics)
-        .ready(move || match (asked.gates.table(), asked.runtime.shutdown().is_requested()) {
-            (_, true) => Err("draining".to_owned()),
-            (None, _) => Err("no table yet".to_owned()),
-            (Some(_), false) => Ok(()),
-        })
+        .ready(
+            move || match (asked.gates.table(), asked.runtime.shutdown().is_requested()) {
+                (_, true) => Err("draining".to_owned()),
+                (None, _) => Err("no table yet".to_owned()),
+                (Some(_), false) => Ok(()),
+            },
+        )
         .debug("table", move || shown.show(age.age()));
     let admin = admin::serve(&runtime, config.admin, endpoint)
         .await
@@ -91,7 +98,10 @@ pub async fn serve(
         // No table came, so nobody was served.
         () = runtime.shutdown().requested_owned() => return Ok(()),
     };
-    ready(&format!("edge={} peer={} admin={admin}", running.edge, running.peer));
+    ready(&format!(
+        "edge={} peer={} admin={admin}",
+        running.edge, running.peer
+    ));
     running.ended().await
 }
 
@@ -146,7 +156,11 @@ impl Gateway {
             cells: Cells::default(),
             metrics,
         });
-        Ok(Self { config, runtime: runtime.clone(), shared })
+        Ok(Self {
+            config,
+            runtime: runtime.clone(),
+            shared,
+        })
     }
 
     /// What this gateway has to report.
@@ -169,9 +183,14 @@ impl Gateway {
         let (shared, used) = (Arc::clone(&self.shared), oneshot::channel());
         let follow = follow(shared, tables, in_use, used.0);
         owned.push(tasks.spawn("gateway-table", follow).scoped());
-        used.1.await.map_err(|_| Error::Tables("the table was not taken into use".to_owned()))?;
+        used.1
+            .await
+            .map_err(|_| Error::Tables("the table was not taken into use".to_owned()))?;
 
-        let (hold, gates) = (Arc::clone(&self.shared.hold), Arc::clone(&self.shared.gates));
+        let (hold, gates) = (
+            Arc::clone(&self.shared.hold),
+            Arc::clone(&self.shared.gates),
+        );
         let release = async move { hold.run(|key| gates.is_open(key)).await };
         owned.push(tasks.spawn("gateway-gate", release).scoped());
         let (hold, shutdown) = (Arc::clone(&self.shared.hold), self.runtime.shutdown());
@@ -182,6 +201,15 @@ impl Gateway {
             hold.end();
         };
         owned.push(tasks.spawn("gateway-hold-end", end).scoped());
+
+        let shared = Arc::clone(&self.shared);
+        let windows = async move {
+            loop {
+                tokio::time::sleep(LATENCY_WINDOW).await;
+                shared.cells.next_window();
+            }
+        };
+        owned.push(tasks.spawn("gateway-latency-window", windows).scoped());
 
         let count = self.config.workers.unwrap_or_else(atoll_proxy::cores);
         let (mut edge, mut peer) = (self.config.edge, self.config.peer);
@@ -198,8 +226,17 @@ impl Gateway {
             workers.push(worker);
             rings.push(lines);
         }
-        let log = tasks.spawn("gateway-access-log", record::write(rings)).scoped();
-        Ok(Running { edge, peer, shared: self.shared, workers, log, _tasks: owned })
+        let log = tasks
+            .spawn("gateway-access-log", record::write(rings))
+            .scoped();
+        Ok(Running {
+            edge,
+            peer,
+            shared: self.shared,
+            workers,
+            log,
+            _tasks: owned,
+        })
     }
 }
 
@@ -221,7 +258,10 @@ impl Running {
         }
         match cut {
             0 => tracing::info!("gateway drained"),
-            cut => tracing::warn!(cut, "gateway ended; connections were cut by the drain's limit"),
+            cut => tracing::warn!(
+                cut,
+                "gateway ended; connections were cut by the drain's limit"
+            ),
         }
         Ok(())
     }
@@ -235,7 +275,9 @@ async fn follow(
 ) {
     let mut first = Some(first);
     while tables.changed().await.is_ok() {
-        let Some(table) = tables.borrow_and_update().clone() else { continue };
+        let Some(table) = tables.borrow_and_update().clone() else {
+            continue;
+        };
         shared.gates.use_table(&table);
         in_use(&table.version);
         shared.hold.poke();
@@ -263,7 +305,10 @@ async fn work(
 ) -> Served {
     let runtime = shared.runtime.clone();
     let listen = async |at| {
-        runtime.listen_shared(at).await.map_err(|error| Error::Listen(at, error))
+        runtime
+            .listen_shared(at)
+            .await
+            .map_err(|error| Error::Listen(at, error))
     };
     let listeners = async { Ok((listen(edge).await?, listen(peer).await?)) }.await;
     let (edge, peer) = match listeners {
@@ -289,16 +334,25 @@ async fn work(
         }
     });
     let (limits, shutdown) = (config.server_limits(), runtime.shutdown());
-    let edge = atoll_proxy::serve(edge, Rc::new(Edge(Rc::clone(&flow))), limits, shutdown.clone());
+    let edge = atoll_proxy::serve(
+        edge,
+        Rc::new(Edge(Rc::clone(&flow))),
+        limits,
+        shutdown.clone(),
+    );
     let peer = atoll_proxy::serve(peer, Rc::new(PeerPort(flow)), limits, shutdown);
     let (edge, peer) = futures::join!(edge, peer);
     sweep.abort();
-    Served { cut: edge.cut + peer.cut }
+    Served {
+        cut: edge.cut + peer.cut,
+    }
 }
 
 impl Shared {
     fn observe(&self) -> Observed {
-        self.metrics.held.set(i64::try_from(self.hold.waiting()).unwrap_or(i64::MAX));
+        self.metrics
+            .held
+            .set(i64::try_from(self.hold.waiting()).unwrap_or(i64::MAX));
         Observed {
             loads: self.loads(),
             openings: Vec::new(),
@@ -309,7 +363,9 @@ impl Shared {
 
     /// One load for each run of switching shards with the same coming owner.
     fn loads(&self) -> Vec<ShardLoad> {
-        let Some(table) = self.gates.table() else { return Vec::new() };
+        let Some(table) = self.gates.table() else {
+            return Vec::new();
+        };
         let queues = self.hold.queues();
         let held = |shard: ShardId| {
             let queue = queues.iter().find(|(key, _)| *key == u64::from(shard.0));
@@ -342,7 +398,9 @@ impl Shared {
 
     /// The table in use, for people.
     fn show(&self, age: Option<Duration>) -> String {
-        let Some(table) = self.gates.table() else { return "{}".to_owned() };
+        let Some(table) = self.gates.table() else {
+            return "{}".to_owned();
+        };
         let shards: Vec<_> = (0..)
             .zip(&table.shards)
             .map(|(shard, row)| {

@@ -32,10 +32,13 @@ pub(crate) async fn run(flow: Rc<Flow>, canary: Canary) {
             _ = tick.tick() => {}
             () = shutdown.requested() => return,
         }
-        let Some(table) = flow.shared.gates.table() else { continue };
-        flow.shared.cells.next_window();
+        let Some(table) = flow.shared.gates.table() else {
+            continue;
+        };
         for (cell, shard) in targets(&table, round) {
-            let Some(request) = request(&table, &canary, shard) else { continue };
+            let Some(request) = request(&table, &canary, shard) else {
+                continue;
+            };
             let (flow, canary) = (Rc::clone(&flow), Rc::clone(&canary));
             // Ends by its own limit, before the next round.
             tokio::task::spawn_local(async move { one(&flow, &cell, request, &canary).await });
@@ -81,7 +84,11 @@ fn request(table: &Table, canary: &Canary, shard: ShardId) -> Option<Parts> {
             uri = format!("{uri}{joint}{name}={user}");
         }
     }
-    builder.uri(uri).body(()).ok().map(|request| request.into_parts().0)
+    builder
+        .uri(uri)
+        .body(())
+        .ok()
+        .map(|request| request.into_parts().0)
 }
 
 /// A user id that belongs to this shard and to nobody: `canary-0170` for shard 17 by digits.
@@ -154,7 +161,10 @@ mod tests {
                 group: GroupId::parse("g").unwrap(),
             };
             let table = Table {
-                version: TableVersion { world: "w".into(), number: 1 },
+                version: TableVersion {
+                    world: "w".into(),
+                    number: 1,
+                },
                 scheme,
                 shards: vec![row; usize::from(shards)],
                 cells: BTreeMap::new(),

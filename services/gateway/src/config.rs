@@ -94,7 +94,7 @@ pub struct Limits {
     /// Between two requests of a connection. Longer than `upstream_idle_seconds` of those that
     /// connect to us.
     pub idle_seconds: u64,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, in either direction.
     pub body_seconds: u64,
     /// Time for a connection to an instance or a gateway.
     pub connect_ms: u64,
@@ -249,6 +249,7 @@ impl Config {
         PoolLimits {
             connect: Duration::from_millis(limits.connect_ms),
             idle: Duration::from_secs(limits.upstream_idle_seconds),
+            body: Duration::from_secs(limits.body_seconds),
             connections_max: limits.upstream_connections_max,
             headers_max: limits.headers_max,
             head_bytes_max: limits.head_bytes_max,

@@ -193,7 +193,10 @@ impl Problem {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);
-        headers.insert(peer::OUTCOME, HeaderValue::from_static(self.outcome().name()));
+        headers.insert(
+            peer::OUTCOME,
+            HeaderValue::from_static(self.outcome().name()),
+        );
         headers.insert(peer::CODE, HeaderValue::from_static(self.code()));
         headers.insert(peer::TRACE, trace.clone());
         if status == StatusCode::SERVICE_UNAVAILABLE {

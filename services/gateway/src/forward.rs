@@ -92,9 +92,17 @@ impl Flow {
         let forwards = |result: &str| self.shared.metrics.forwards.with_label_values(&[result]);
         let mut attempt = self.attempt(table, cell, owned, request, body, record);
         let shared = &self.shared;
-        shared.key.sign(&shared.from, &request.method, &request.uri, &mut attempt.headers);
-        let mut gateways =
-            table.cells.get(cell).map(|row| row.gateways.clone()).unwrap_or_default();
+        shared.key.sign(
+            &shared.from,
+            &request.method,
+            &request.uri,
+            &mut attempt.headers,
+        );
+        let mut gateways = table
+            .cells
+            .get(cell)
+            .map(|row| row.gateways.clone())
+            .unwrap_or_default();
         self.least_first(&mut gateways);
         loop {
             let answered = self.try_each(gateways.clone(), &attempt, record).await;
@@ -103,11 +111,17 @@ impl Flow {
                 return Ok(Tried::Unreached(cell.clone()));
             };
             let headers = response.headers();
-            let not_sent = headers.get(peer::OUTCOME).is_some_and(|value| value == "not-sent");
+            let not_sent = headers
+                .get(peer::OUTCOME)
+                .is_some_and(|value| value == "not-sent");
             if not_sent && response.status() == StatusCode::MISDIRECTED_REQUEST {
                 forwards("not-taken").inc();
-                let theirs = headers.get(peer::TABLE).and_then(|value| value.to_str().ok());
-                let theirs = theirs.and_then(peer::parse_version).ok_or(Problem::OwnerUnclear)?;
+                let theirs = headers
+                    .get(peer::TABLE)
+                    .and_then(|value| value.to_str().ok());
+                let theirs = theirs
+                    .and_then(peer::parse_version)
+                    .ok_or(Problem::OwnerUnclear)?;
                 return Ok(Tried::NotTaken(theirs));
             }
             let ending = Problem::Hold(atoll_proxy::HoldRefused::Ending).code();
@@ -141,9 +155,19 @@ impl Flow {
     ) -> Attempt<'a> {
         record.cell = Some(self.stats(cell));
         let mut headers = request.headers.clone();
-        let stamp = Stamp { shard: owned, table: table.version.clone(), trace: record.trace() };
+        let stamp = Stamp {
+            shard: owned,
+            table: table.version.clone(),
+            trace: record.trace(),
+        };
         peer::stamp(&mut headers, &stamp);
-        Attempt { cell, owned, request, headers, body }
+        Attempt {
+            cell,
+            owned,
+            request,
+            headers,
+            body,
+        }
     }
 
     /// Tries the addresses in turn, going on only after what was surely not executed. None when
@@ -154,7 +178,13 @@ impl Flow {
         attempt: &Attempt<'_>,
         record: &mut Record,
     ) -> Result<Option<Response<Answer>>, Problem> {
-        let retries = |reason: &str| self.shared.metrics.retries.with_label_values(&[reason]).inc();
+        let retries = |reason: &str| {
+            self.shared
+                .metrics
+                .retries
+                .with_label_values(&[reason])
+                .inc();
+        };
         let mut busy = false;
         for to in addresses {
             if let Some(line) = record.line() {
@@ -174,7 +204,8 @@ impl Flow {
                     Err(Failed::Broke { reused: true })
                         if !repeated
                             && attempt.request.method.is_idempotent()
-                            && attempt.body.outgoing().is_some() =>
+                            && attempt.body.outgoing().is_some()
+                            && self.may_repeat() =>
                     {
                         // A connection that was just being closed; once more, on a fresh one.
                         repeated = true;
@@ -227,7 +258,9 @@ impl Flow {
     /// Resolves when the cell is known not to answer and the table names another owner: whoever
     /// still waits there would wait in vain.
     async fn lost(&self, cell: &CellId, owned: Owned) {
-        let Some((shard, epoch)) = owned else { return std::future::pending().await };
+        let Some((shard, epoch)) = owned else {
+            return std::future::pending().await;
+        };
         let mut changes = self.shared.gates.changes();
         loop {
             let table = self.shared.gates.table();
@@ -272,14 +305,17 @@ impl Flow {
 
     /// Two at random, the one with fewer requests to the front.
     fn least_first(&self, addresses: &mut [SocketAddr]) {
-        let Ok(count) = u64::try_from(addresses.len()) else { return };
+        let Ok(count) = u64::try_from(addresses.len()) else {
+            return;
+        };
         if count < 2 {
             return;
         }
         let pick = |n: u64| usize::try_from(n).unwrap_or(0);
         let one = pick(self.random() % count);
         let other = (one + 1 + pick(self.random() % (count - 1))) % addresses.len();
-        let better = self.pool.outstanding(addresses[other]) < self.pool.outstanding(addresses[one]);
+        let better =
+            self.pool.outstanding(addresses[other]) < self.pool.outstanding(addresses[one]);
         addresses.swap(0, if better { other } else { one });
     }
 }

@@ -83,10 +83,17 @@ impl Gates {
     pub(crate) fn enter(self: &Arc<Self>, shard: ShardId, table: &Arc<Table>) -> Option<InFlight> {
         let index = usize::from(shard.0) % SHARDS_MAX;
         self.in_flight[index].fetch_add(1, Ordering::SeqCst);
-        let entered = InFlight { gates: Arc::clone(self), shard: index };
+        let entered = InFlight {
+            gates: Arc::clone(self),
+            shard: index,
+        };
         // Against `use_table`: it closes and swaps first, and reads the count after.
         fence(Ordering::SeqCst);
-        let current = self.table.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, table));
+        let current = self
+            .table
+            .load()
+            .as_ref()
+            .is_some_and(|used| Arc::ptr_eq(used, table));
         (current && !self.closed(shard)).then_some(entered)
     }
 
@@ -109,8 +116,11 @@ impl Gates {
             }
         }
         gates.resize(table.shards.len().min(SHARDS_MAX), Gate::default());
-        let decisions: Vec<Decision> =
-            gates.iter_mut().zip(&table.shards).map(|(gate, row)| gate.row(say(row))).collect();
+        let decisions: Vec<Decision> = gates
+            .iter_mut()
+            .zip(&table.shards)
+            .map(|(gate, row)| gate.row(say(row)))
+            .collect();
         for (shard, decision) in decisions.iter().enumerate() {
             if *decision == Decision::Close {
                 self.closed[shard].store(true, Ordering::SeqCst);

@@ -50,7 +50,15 @@ impl Health {
         metrics: Arc<GatewayMetrics>,
     ) -> Arc<Self> {
         let cells = Mutex::default();
-        Arc::new(Self { runtime, local, config, gates, hold, metrics, cells })
+        Arc::new(Self {
+            runtime,
+            local,
+            config,
+            gates,
+            hold,
+            metrics,
+            cells,
+        })
     }
 
     /// After how much silence a cell should be doubted.
@@ -110,7 +118,9 @@ impl Health {
 
     /// Whether anything of the cell answers within the limit.
     async fn probe(&self, cell: &CellId) -> bool {
-        let Some(table) = self.gates.table() else { return false };
+        let Some(table) = self.gates.table() else {
+            return false;
+        };
         let (addresses, path) = self.whom(&table, cell);
         let limit = Duration::from_millis(self.config.probe_limit_ms);
         let one = |to| async move {
@@ -131,9 +141,15 @@ impl Health {
     }
 
     fn whom(&self, table: &Table, cell: &CellId) -> (Vec<SocketAddr>, &str) {
-        let Some(row) = table.cells.get(cell) else { return (vec![], peer::ALIVE_PATH) };
+        let Some(row) = table.cells.get(cell) else {
+            return (vec![], peer::ALIVE_PATH);
+        };
         if *cell == self.local {
-            let instances = row.instances.iter().map(|instance| instance.address).collect();
+            let instances = row
+                .instances
+                .iter()
+                .map(|instance| instance.address)
+                .collect();
             (instances, &self.config.probe_path)
         } else {
             (row.gateways.clone(), peer::ALIVE_PATH)
@@ -144,8 +160,9 @@ impl Health {
     /// process.
     async fn ask(&self, to: SocketAddr, path: &str) -> io::Result<()> {
         let stream = self.runtime.connect(to).await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         let request = Request::get(path)
             .header(header::HOST, to.to_string())
             .header(header::CONNECTION, "close")

@@ -16,8 +16,10 @@ pub(crate) fn identify(route: &Route, request: &Parts) -> Result<Option<UserId>,
             Extractor::Cookie(name) => cookie(&request.headers, name),
             Extractor::Query(name) => query(request.uri.query().unwrap_or_default(), name),
         };
-        let invalid =
-            |reason: String| Problem::User { extractor: name_of(extractor), reason };
+        let invalid = |reason: String| Problem::User {
+            extractor: name_of(extractor),
+            reason,
+        };
         match found.map_err(|reason| invalid(reason.to_owned()))? {
             None => {}
             Some(text) => {
@@ -42,11 +44,16 @@ const TWICE: &str = "it stands there more than once";
 
 fn header<'r>(headers: &'r HeaderMap, name: &str) -> Result<Option<Cow<'r, str>>, &'static str> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(TWICE);
     }
-    value.to_str().map(|text| Some(text.into())).map_err(|_| "it is not ASCII text")
+    value
+        .to_str()
+        .map(|text| Some(text.into()))
+        .map_err(|_| "it is not ASCII text")
 }
 
 fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Result<Option<Cow<'r, str>>, &'static str> {

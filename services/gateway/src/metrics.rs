@@ -40,8 +40,10 @@ impl GatewayMetrics {
                 &["origin"],
             )?,
             held: metrics.gauge("gateway_held", "Requests that wait at the gate.")?,
-            hold_seconds: metrics
-                .latency("gateway_hold_seconds", "How long a held request waited in all.")?,
+            hold_seconds: metrics.latency(
+                "gateway_hold_seconds",
+                "How long a held request waited in all.",
+            )?,
             holds: metrics.counters(
                 "gateway_holds_total",
                 "Held requests by how their wait ended.",
@@ -69,8 +71,9 @@ impl GatewayMetrics {
 }
 
 /// Bounds of the latency window, in milliseconds.
-const BOUNDS_MS: [u64; 16] =
-    [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 1_000, 2_000];
+const BOUNDS_MS: [u64; 16] = [
+    1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 1_000, 2_000,
+];
 
 /// How one cell looks from here; counts since the process started.
 #[derive(Debug, Default)]
@@ -89,7 +92,10 @@ impl CellStats {
     pub(crate) fn answered(&self, took: Duration, well: Result<u64, ()>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let at = BOUNDS_MS.iter().position(|bound| ms <= *bound).unwrap_or(BOUNDS_MS.len());
+        let at = BOUNDS_MS
+            .iter()
+            .position(|bound| ms <= *bound)
+            .unwrap_or(BOUNDS_MS.len());
         self.window[at].fetch_add(1, Ordering::Relaxed);
         match well {
             Ok(unix_ms) => self.last_ok_unix_ms.store(unix_ms, Ordering::Relaxed),
@@ -113,8 +119,11 @@ impl CellStats {
     }
 
     fn p99_ms(&self) -> u64 {
-        let window: Vec<u64> =
-            self.window.iter().map(|n| u64::from(n.load(Ordering::Relaxed))).collect();
+        let window: Vec<u64> = self
+            .window
+            .iter()
+            .map(|n| u64::from(n.load(Ordering::Relaxed)))
+            .collect();
         let rank = (window.iter().sum::<u64>() * 99).div_ceil(100);
         let mut seen = 0;
         for (at, count) in window.into_iter().enumerate() {

@@ -62,7 +62,10 @@ pub struct Stamp {
 impl PeerKey {
     /// Reads 64 hexadecimal digits.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let wrong = |reason: String| Error::PeerKey { path: path.display().to_string(), reason };
+        let wrong = |reason: String| Error::PeerKey {
+            path: path.display().to_string(),
+            reason,
+        };
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
         let key = hex::decode(text.trim()).map_err(|error| wrong(error.to_string()))?;
         Self::new(&key).ok_or_else(|| wrong("it must be 32 bytes, as 64 hexadecimal digits".into()))
@@ -70,7 +73,9 @@ impl PeerKey {
 
     /// From 32 bytes.
     pub fn new(key: &[u8]) -> Option<Self> {
-        (key.len() == 32).then(|| Hmac::new_from_slice(key).ok().map(Self)).flatten()
+        (key.len() == 32)
+            .then(|| Hmac::new_from_slice(key).ok().map(Self))
+            .flatten()
     }
 
     /// Stamps a request and proves it; earlier headers of ours are gone already.
@@ -103,7 +108,9 @@ impl PeerKey {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let process = text(&FROM).and_then(|name| ProcessId::parse(name).ok());
         let process = process.ok_or("atoll-from is not a process")?;
-        let table = text(&TABLE).and_then(parse_version).ok_or("atoll-table is not a version")?;
+        let table = text(&TABLE)
+            .and_then(parse_version)
+            .ok_or("atoll-table is not a version")?;
         let trace = headers.get(TRACE).ok_or("there is no atoll-trace")?.clone();
         let shard = match (text(&SHARD), text(&EPOCH)) {
             (Some(shard), Some(epoch)) => {
@@ -113,7 +120,14 @@ impl PeerKey {
             }
             _ => None,
         };
-        Ok((PeerIdentity { process }, Stamp { shard, table, trace }))
+        Ok((
+            PeerIdentity { process },
+            Stamp {
+                shard,
+                table,
+                trace,
+            },
+        ))
     }
 
     /// Over the method, the target and our headers but the proof, each with its length.
@@ -124,7 +138,10 @@ impl PeerKey {
             mac.update(bytes);
         };
         add(method.as_str().as_bytes());
-        add(uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+        add(uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str())
+            .as_bytes());
         for name in [&FROM, &SHARD, &EPOCH, &TABLE, &TRACE] {
             add(headers.get(name).map_or(b"", |value| value.as_bytes()));
         }
@@ -167,7 +184,10 @@ pub(crate) fn version(version: &TableVersion) -> Option<HeaderValue> {
 /// The inverse of [`version`].
 pub(crate) fn parse_version(text: &str) -> Option<TableVersion> {
     let (world, number) = text.rsplit_once('.')?;
-    Some(TableVersion { world: world.to_owned(), number: number.parse().ok()? })
+    Some(TableVersion {
+        world: world.to_owned(),
+        number: number.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -180,12 +200,20 @@ mod tests {
         let uri: Uri = "/pay?user=1".parse().unwrap();
         let sent = Stamp {
             shard: Some((ShardId(17), Epoch::new(3))),
-            table: TableVersion { world: "w.1".into(), number: 9 },
+            table: TableVersion {
+                world: "w.1".into(),
+                number: 9,
+            },
             trace: HeaderValue::from_static("t-1"),
         };
         let mut headers = HeaderMap::new();
         stamp(&mut headers, &sent);
-        key.sign(&HeaderValue::from_static("a-gateway"), &Method::POST, &uri, &mut headers);
+        key.sign(
+            &HeaderValue::from_static("a-gateway"),
+            &Method::POST,
+            &uri,
+            &mut headers,
+        );
         let (who, received) = key.verify(&Method::POST, &uri, &headers).unwrap();
         assert_eq!((who.process.as_str(), received), ("a-gateway", sent));
 
@@ -194,7 +222,10 @@ mod tests {
             changed.insert(&name, HeaderValue::from_static("18"));
             assert!(key.verify(&Method::POST, &uri, &changed).is_err(), "{name}");
             changed.remove(&name);
-            assert!(key.verify(&Method::POST, &uri, &changed).is_err(), "without {name}");
+            assert!(
+                key.verify(&Method::POST, &uri, &changed).is_err(),
+                "without {name}"
+            );
         }
         let other: Uri = "/pay?user=2".parse().unwrap();
         assert!(key.verify(&Method::POST, &other, &headers).is_err());

@@ -115,7 +115,14 @@ impl Record {
             trace,
         };
         let line = Some(Box::new(line));
-        Self { recorder, begun: Instant::now(), line, cell: None, in_flight: None, unix_ms }
+        Self {
+            recorder,
+            begun: Instant::now(),
+            line,
+            cell: None,
+            in_flight: None,
+            unix_ms,
+        }
     }
 
     /// What is filled in on the way.
@@ -124,7 +131,9 @@ impl Record {
     }
 
     pub(crate) fn trace(&self) -> HeaderValue {
-        self.line.as_ref().map_or(HeaderValue::from_static(""), |line| line.trace.clone())
+        self.line
+            .as_ref()
+            .map_or(HeaderValue::from_static(""), |line| line.trace.clone())
     }
 
     pub(crate) fn origin(&mut self, origin: &Origin, trace: Option<&HeaderValue>) {
@@ -137,7 +146,12 @@ impl Record {
     }
 
     /// The status is known: `code` and `outcome` where the answer is ours or a gateway's.
-    pub(crate) fn answered(&mut self, status: StatusCode, code: Cow<'static, str>, outcome: Option<&str>) {
+    pub(crate) fn answered(
+        &mut self,
+        status: StatusCode,
+        code: Cow<'static, str>,
+        outcome: Option<&str>,
+    ) {
         let outcome = match outcome {
             Some("unknown") => "unknown",
             Some("not-sent") if status.is_server_error() => "not-sent",
@@ -152,7 +166,11 @@ impl Record {
         }
         if let Some(cell) = self.cell.take() {
             // What was refused to a client that asked wrongly, the cell has answered well.
-            let well = if status.is_server_error() { Err(()) } else { Ok(self.unix_ms) };
+            let well = if status.is_server_error() {
+                Err(())
+            } else {
+                Ok(self.unix_ms)
+            };
             let held = self.line.as_ref().map_or(Duration::ZERO, |line| line.held);
             cell.answered(self.begun.elapsed().saturating_sub(held), well);
         }
@@ -160,7 +178,9 @@ impl Record {
 
     fn finish(&mut self, end: Option<(End, u64)>) {
         self.in_flight = None;
-        let Some(mut line) = self.line.take() else { return };
+        let Some(mut line) = self.line.take() else {
+            return;
+        };
         line.took = self.begun.elapsed();
         match end {
             Some((End::Whole, bytes)) => line.body_bytes = bytes,

@@ -66,10 +66,12 @@ impl Flow {
             }
             let tried = match target {
                 Target::Here(owned) => {
-                    self.to_instance(&table, owned, request, body, record).await?
+                    self.to_instance(&table, owned, request, body, record)
+                        .await?
                 }
                 Target::There(cell, owned) => {
-                    self.to_gateway(&table, cell, owned, request, body, record).await?
+                    self.to_gateway(&table, cell, owned, request, body, record)
+                        .await?
                 }
                 // The gate is open, so a newer table is in use already.
                 Target::Wait(_) => Tried::DecideAgain,
@@ -120,9 +122,9 @@ impl Flow {
             Decision::Hold { to, .. } if from_peer && *to != local => Target::NotOurs,
             Decision::Hold { shard, .. } => Target::Wait(*shard),
             Decision::Forward { .. } if from_peer => Target::NotOurs,
-            Decision::Forward { shard, epoch, cell, .. } => {
-                Target::There(cell, Some((*shard, *epoch)))
-            }
+            Decision::Forward {
+                shard, epoch, cell, ..
+            } => Target::There(cell, Some((*shard, *epoch))),
             Decision::Global { cell, .. } if *cell == local => Target::Here(None),
             Decision::Global { .. } if from_peer => Target::NotOurs,
             Decision::Global { cell, .. } if unreachable.contains(cell) => {
