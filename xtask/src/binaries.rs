@@ -19,6 +19,11 @@ pub(crate) fn build() -> Result<Binaries> {
     run(&mut cargo(&[
         "build", "--quiet", "-p", "atoll", "-p", "bank",
     ]))?;
+    built()
+}
+
+/// Those of the last build.
+pub(crate) fn built() -> Result<Binaries> {
     let kept = target().join("xtask/bin");
     fs::create_dir_all(&kept).with_context(|| format!("{} cannot be made", kept.display()))?;
     let keep = |name: &str| -> Result<PathBuf> {
