@@ -169,10 +169,10 @@ pub async fn serve_with(
                 let Some(table) = tables.borrow_and_update().clone() else {
                     continue;
                 };
-                shared.gates.take(table);
-                let in_use = shared.gates.table();
-                shared.pools.follow(&in_use);
-                openings.follow(&in_use);
+                // Before the gates: who is released finds the connections that were warmed.
+                shared.pools.follow(&table);
+                shared.gates.take(Arc::clone(&table));
+                openings.follow(&table);
             }
         };
         runtime.tasks().spawn("tables", follow).scoped()
@@ -279,14 +279,40 @@ impl Shared {
             {
                 let place = Place::new(home.group.clone(), home.term, home.primary.clone());
                 match self.pools.connect(&place, home.address, None).await {
-                    Ok(backend) => {
-                        self.pools.give_back(backend);
-                        self.gates.probe_passed(&group);
+                    Ok(mut backend) => {
+                        // A member answers a start-up before it is open, and statements after.
+                        let statement = ["SELECT 1".to_owned()];
+                        match backend.run(&statement, self.limits.own_statement()).await {
+                            Ok(_) => {
+                                self.pools.give_back(backend);
+                                self.gates.probe_passed(&group);
+                            }
+                            Err(error) => debug!(%group, %error, "the primary is not open"),
+                        }
                     }
                     Err(error) => debug!(%group, %error, "the primary does not answer yet"),
                 }
             }
             tokio::time::sleep(self.limits.probe_interval()).await;
+        }
+    }
+
+    /// Whether the table sends a shard's transactions elsewhere than to `place`.
+    pub(crate) fn is_outdated(&self, place: &Place, shard: ShardId) -> bool {
+        let table = self.gates.table();
+        home(&table, shard).is_ok_and(|home| {
+            *place != Place::new(home.group.clone(), home.term, home.primary.clone())
+        })
+    }
+
+    /// Waits until the table sends a shard's transactions elsewhere than to `place`.
+    pub(crate) async fn outdated(&self, place: Place, shard: ShardId) {
+        let mut changes = self.gates.changes();
+        while !self.is_outdated(&place, shard) {
+            if changes.changed().await.is_err() {
+                // The gates live as long as we do.
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -14,52 +14,60 @@ use crate::error::Refusal;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keys {
     startup: Option<UserId>,
-    session: Option<Option<UserId>>,
-    /// Set in the transaction in progress: for the session if it commits.
-    pending: Option<Option<UserId>>,
+    session: Option<UserId>,
+    pending: Pending,
     local: Option<UserId>,
+}
+
+/// A key set in the transaction in progress: for the session, if it commits.
+#[derive(Debug, Clone, Default)]
+enum Pending {
+    #[default]
+    Nothing,
+    Key(Option<UserId>),
 }
 
 impl Keys {
     pub(crate) fn at_startup(key: Option<UserId>) -> Self {
         Self {
-            startup: key,
+            startup: key.clone(),
+            session: key,
             ..Self::default()
         }
     }
 
     /// The key in force.
     pub(crate) fn current(&self) -> Option<&UserId> {
-        match (&self.local, &self.pending, &self.session) {
-            (Some(local), _, _) => Some(local),
-            (None, Some(Some(key)), _) | (None, None, Some(Some(key))) => Some(key),
-            (None, Some(None), _) | (None, None, _) => self.startup.as_ref(),
-        }
+        let session = match &self.pending {
+            Pending::Nothing => &self.session,
+            Pending::Key(key) => key,
+        };
+        self.local.as_ref().or(session.as_ref())
     }
 
-    /// `SET [LOCAL] atoll.key`, within a transaction.
+    /// `SET [LOCAL] atoll.key`, within a transaction; without a key it is taken back.
     pub(crate) fn set_in_transaction(&mut self, scope: Scope, key: Option<UserId>) {
         match scope {
             Scope::Transaction => self.local = key,
             Scope::Session => {
                 self.local = None;
-                self.pending = Some(key);
+                self.pending = Pending::Key(key.or_else(|| self.startup.clone()));
             }
         }
     }
 
-    /// `SET atoll.key`, outside of a transaction.
+    /// `SET atoll.key`, outside of a transaction; without a key it is taken back.
     pub(crate) fn set(&mut self, key: Option<UserId>) {
-        self.session = Some(key);
+        self.session = key.or_else(|| self.startup.clone());
     }
 
     /// The transaction has ended.
     pub(crate) fn end_transaction(&mut self, committed: Committed) {
         self.local = None;
-        if let Some(key) = self.pending.take()
+        if let Pending::Key(key) = std::mem::take(&mut self.pending)
             && committed == Committed::Yes
         {
-            self.session = Some(key);
+            self.session = key;
         }
     }
 

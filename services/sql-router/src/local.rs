@@ -43,24 +43,13 @@ impl Session {
 
     /// Answers it.
     pub(crate) fn answer(&mut self, kind: &Kind, columns: Columns) -> Result<Bytes, Refusal> {
-        let mut out = BytesMut::new();
-        if let State::Failed { untold } = &mut self.state {
-            let untold = untold.take();
-            match (kind, untold) {
-                (Kind::Rollback, _) | (Kind::Commit, None) => {
-                    self.end_transaction(Committed::No);
-                    return Ok(complete(out, "ROLLBACK"));
-                }
-                (Kind::Commit, Some(refusal)) => {
-                    self.end_transaction(Committed::No);
-                    return Err(refusal);
-                }
-                (_, untold) => return Err(untold.unwrap_or(Refusal::InFailedTransaction)),
-            }
+        if matches!(self.state, State::Failed { .. }) {
+            return self.answer_failed(kind);
         }
         if self.state == State::Open(Status::Failed) && !matches!(kind, Kind::Deallocate(_)) {
             return Err(Refusal::InFailedTransaction);
         }
+        let mut out = BytesMut::new();
         let tag = match kind {
             Kind::Begin(statement) => {
                 match self.state {
@@ -160,6 +149,26 @@ impl Session {
             Kind::Data => "SELECT 0",
         };
         Ok(complete(out, tag))
+    }
+
+    /// Answers in a transaction that the router has given up. Its client is told before it hears
+    /// that a COMMIT came to nothing.
+    fn answer_failed(&mut self, kind: &Kind) -> Result<Bytes, Refusal> {
+        let untold = match &mut self.state {
+            State::Failed { untold } => untold.take(),
+            _ => None,
+        };
+        match (kind, untold) {
+            (Kind::Rollback, _) | (Kind::Commit, None) => {
+                self.end_transaction(Committed::No);
+                Ok(complete(BytesMut::new(), "ROLLBACK"))
+            }
+            (Kind::Commit, Some(refusal)) => {
+                self.end_transaction(Committed::No);
+                Err(refusal)
+            }
+            (_, untold) => Err(untold.unwrap_or(Refusal::InFailedTransaction)),
+        }
     }
 
     fn set_key(

@@ -182,7 +182,8 @@ impl Found {
 }
 
 async fn read(backend: &mut Backend, shared: &Shared) -> Result<Found, BackendError> {
-    let limit = shared.limits.own_statement();
+    // A member answers a start-up before it is open, and statements after: that is the wait.
+    let limit = shared.limits.hold();
     let text = |bytes: Option<&Option<Bytes>>| {
         let bytes = bytes.and_then(Option::as_ref).map(|bytes| bytes.to_vec());
         bytes

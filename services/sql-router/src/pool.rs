@@ -48,8 +48,9 @@ pub(crate) struct Pools {
 struct Pool {
     idle: Vec<Backend>,
     places: Arc<Semaphore>,
-    /// Connections that are being opened ahead; dropped with the pool.
-    warming: Vec<ScopedTask<()>>,
+    which: Which,
+    /// Opens connections ahead; ends with the pool.
+    warming: Option<ScopedTask<()>>,
 }
 
 /// Why no connection was to be had.
@@ -102,43 +103,61 @@ impl Pools {
         let mut pools = self.lock();
         pools.retain(|place, _| named.contains_key(place));
         for (place, (which, address)) in named {
-            let pool = pools.entry(place.clone()).or_insert_with(|| self.pool());
-            if which == Which::Coming && pool.warming.is_empty() {
-                let count = self.limits.warm_connections;
-                pool.warming = (0..count)
-                    .map(|_| self.warm(place.clone(), address))
-                    .collect();
+            let pool = pools
+                .entry(place.clone())
+                .or_insert_with(|| self.pool(which));
+            pool.which = which;
+            if which == Which::Coming && pool.warming.is_none() {
+                pool.warming = Some(self.warm(place, address));
             }
         }
     }
 
-    fn pool(&self) -> Pool {
+    fn pool(&self, which: Which) -> Pool {
         let places = Arc::new(Semaphore::new(self.limits.connections_per_group_max));
         Pool {
             idle: Vec::new(),
             places,
-            warming: Vec::new(),
+            which,
+            warming: None,
         }
     }
 
-    /// Opens one connection ahead, for as long as its pool is wanted.
+    /// Keeps connections ready for a primary that is coming, until it has come. One that the
+    /// member opened for an older promise is closed by it when it makes the newer one, and is
+    /// replaced here: so they are looked at again and again.
     fn warm(self: &Arc<Self>, place: Place, address: SocketAddr) -> ScopedTask<()> {
         let pools = Arc::clone(self);
         let name = format!("warm-{}", place.group);
         let warming = async move {
-            loop {
-                match Backend::connect(&pools.runtime, &pools.login, place.clone(), address).await {
-                    Ok(backend) => {
-                        pools.told(&backend);
-                        pools.give_back(backend);
-                        return;
+            while let Some(missing) = pools.missing(&place) {
+                let connecting = (0..missing).map(|_| {
+                    Backend::connect(&pools.runtime, &pools.login, place.clone(), address)
+                });
+                for connected in futures::future::join_all(connecting).await {
+                    match connected {
+                        Ok(backend) => {
+                            pools.told(&backend);
+                            pools.give_back(backend);
+                        }
+                        Err(error) => debug!(group = %place.group, %error, "warming failed"),
                     }
-                    Err(error) => debug!(group = %place.group, %error, "warming failed"),
                 }
                 tokio::time::sleep(pools.limits.probe_interval()).await;
             }
         };
         self.runtime.tasks().spawn(name, warming).scoped()
+    }
+
+    /// How many connections of a coming primary are missing; `None` once it has come.
+    fn missing(&self, place: &Place) -> Option<usize> {
+        let mut pools = self.lock();
+        let pool = pools.get_mut(place)?;
+        if pool.which == Which::Open {
+            return None;
+        }
+        pool.idle.retain_mut(|backend| backend.side.is_quiet());
+        Some(self.limits.warm_connections.saturating_sub(pool.idle.len()))
     }
 
     fn told(&self, backend: &Backend) {
@@ -162,7 +181,7 @@ impl Pools {
             Arc::clone(
                 &pools
                     .entry(place.clone())
-                    .or_insert_with(|| self.pool())
+                    .or_insert_with(|| self.pool(Which::Open))
                     .places,
             )
         };

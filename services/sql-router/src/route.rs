@@ -75,37 +75,15 @@ impl Session {
             }
             None => {}
         }
-        let mut dead = 0;
-        loop {
-            let (mut backend, pass) = self.enter(shard).await?;
-            match self.make_ready(&mut backend, shard, purpose).await {
-                Ok(()) => {
-                    self.attached = Some(Attached {
-                        backend,
-                        shard,
-                        purpose,
-                        expects: std::collections::VecDeque::new(),
-                        idle_since: Instant::now(),
-                        _pass: pass,
-                    });
-                    break;
-                }
-                Err(Unready::Refused(refusal)) => {
-                    drop(backend);
-                    return Err(refusal.into());
-                }
-                Err(Unready::Lost(error)) => {
-                    debug!(%shard, %error, "a connection was dead");
-                    dead += 1;
-                    if dead >= DEAD_CONNECTIONS_MAX {
-                        let place = backend.place.clone();
-                        drop(pass);
-                        self.shared.suspect(shard, &place.group);
-                        dead = 0;
-                    }
-                }
-            }
-        }
+        let (backend, pass) = self.ready_connection(shard, purpose).await?;
+        self.attached = Some(Attached {
+            backend,
+            shard,
+            purpose,
+            expects: std::collections::VecDeque::new(),
+            idle_since: Instant::now(),
+            _pass: pass,
+        });
         if purpose == Purpose::Execute {
             let before = self.state.clone();
             if matches!(before, State::Begun(_)) {
@@ -121,9 +99,42 @@ impl Session {
         Ok(())
     }
 
-    /// Waits until the shard's gate is open and its primary gives a connection.
-    async fn enter(&mut self, shard: ShardId) -> Result<(Backend, Pass), Stop> {
+    /// A connection that has the shard's schema, the client's settings and its BEGIN. As long as
+    /// nothing of the client's was sent, another connection can be tried.
+    async fn ready_connection(
+        &mut self,
+        shard: ShardId,
+        purpose: Purpose,
+    ) -> Result<(Backend, Pass), Stop> {
+        let shared = Arc::clone(&self.shared);
         let began = Instant::now();
+        let mut dead = 0;
+        loop {
+            let (mut backend, pass) = self.enter(shard, began).await?;
+            let place = backend.place.clone();
+            let ready = tokio::select! {
+                ready = self.make_ready(&mut backend, shard, purpose) => ready,
+                () = shared.outdated(place.clone(), shard) => continue,
+            };
+            match ready {
+                Ok(()) => return Ok((backend, pass)),
+                Err(Unready::Refused(refusal)) => return Err(refusal.into()),
+                Err(Unready::Lost(error)) => {
+                    debug!(%shard, %error, "a connection was dead");
+                    dead += 1;
+                    let silent = matches!(error, BackendError::Silent(_));
+                    if silent || dead >= DEAD_CONNECTIONS_MAX {
+                        drop(pass);
+                        shared.suspect(shard, &place.group);
+                        dead = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the shard's gate is open and its primary gives a connection.
+    async fn enter(&mut self, shard: ShardId, began: Instant) -> Result<(Backend, Pass), Stop> {
         let deadline = began + self.shared.limits.hold();
         let foreign_deadline = began + self.shared.limits.foreign_shard_wait();
         let shared = Arc::clone(&self.shared);
@@ -197,7 +208,15 @@ impl Session {
         let take = shared
             .pools
             .take(&place, home.address, Some(shard), deadline);
-        match watching(&mut self.client, shared.limits.buffer_bytes, take).await? {
+        let take = async {
+            tokio::select! {
+                taken = take => Some(taken),
+                () = shared.outdated(place.clone(), shard) => None,
+            }
+        };
+        let taken = watching(&mut self.client, shared.limits.buffer_bytes, take).await?;
+        let Some(taken) = taken else { return Ok(None) };
+        match taken {
             Ok(backend) => Ok(Some(backend)),
             Err(NoBackend::Busy) => {
                 let limit = shared.limits.connections_per_group_max;

@@ -230,6 +230,7 @@ pub(crate) struct Session {
 
 enum Event {
     Moved,
+    TableChanged,
     BackendLost(String),
     ClientGone,
     Cancel,
@@ -272,13 +273,14 @@ impl Session {
             let event = tokio::select! {
                 event = moved => event,
                 Some(()) = self.cancels.recv() => Event::Cancel,
-                Ok(()) = self.changes.changed() => Event::Moved,
+                Ok(()) = self.changes.changed() => Event::TableChanged,
                 () = at(left_idle_at) => Event::LeftIdle,
                 () = shutdown.requested(), if ending.is_none() => Event::Ending,
                 () = at(ending) => Event::Ended,
             };
             match event {
                 Event::Moved => {}
+                Event::TableChanged => self.leave_outdated(),
                 Event::BackendLost(why) => self.on_lost(&why),
                 Event::ClientGone => return Stop::Gone,
                 Event::Cancel => self.on_cancel().await,
@@ -352,6 +354,19 @@ impl Session {
         let closed = self.shared.gates.closed_since(attached.shard)?;
         let limit = self.shared.limits.idle_in_closing_transaction();
         Some(closed.max(attached.idle_since) + limit)
+    }
+
+    /// The group has a new primary. What the old one, which may be frozen or cut off, has not
+    /// answered it never will, or not in a way that counts.
+    fn leave_outdated(&mut self) {
+        self.take_answers();
+        let outdated = self.attached.as_ref().is_some_and(|attached| {
+            self.shared
+                .is_outdated(&attached.backend.place, attached.shard)
+        });
+        if outdated {
+            self.on_lost("the data group has a new primary");
+        }
     }
 
     async fn roll_back_idle(&mut self) {

@@ -332,3 +332,65 @@ async fn connections_to_the_coming_primary_are_warm_and_used_only_when_it_is_ope
     assert_eq!(other.number("SELECT count(*) FROM s00039.t").await, 1);
     assert_eq!(other.number(sessions).await, warm + 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_silent_is_left_when_the_table_names_another() {
+    let mut rig = Rig::new("silent", &[46]).await;
+    Server::other().grant("silent", &[46], 2).await;
+    let clients = [
+        rig.client_of(&user(46)).await,
+        rig.client_of(&user(46)).await,
+        rig.client_of(&user(46)).await,
+    ];
+    clients[1]
+        .batch_execute("BEGIN; SELECT 1")
+        .await
+        .expect("begin");
+    clients[2]
+        .batch_execute("BEGIN; SELECT 1")
+        .await
+        .expect("begin");
+    let autocommit = clients[0].batch_execute("INSERT INTO t SELECT 1 FROM pg_sleep(60)");
+    let in_transaction = clients[1].batch_execute("SELECT pg_sleep(60)");
+    let failover = async {
+        let busy = "SELECT count(*) FROM pg_stat_activity \
+            WHERE usename = 'cell_silent' AND query LIKE '%pg_sleep(60)%' AND state = 'active'";
+        Server::plain().until(busy, 2).await;
+        rig.publish(|table| {
+            table.groups.get_mut(&group()).expect("group").open = Some((Term::new(2), member(2)));
+        });
+    };
+    let (unknown, repeat, ()) = futures::join!(autocommit, in_transaction, failover);
+    assert_eq!(code(&unknown), "08007");
+    assert_eq!(code(&repeat), "40001");
+    assert_eq!(outcome(&clients[2], "COMMIT").await, "40001");
+    assert_eq!(outcome(&clients[2], "INSERT INTO t VALUES (2)").await, "ok");
+    // One that accepts connections and says nothing: a frozen process.
+    let frozen = tokio::net::TcpSocket::new_v4().expect("socket");
+    frozen.bind(([127, 0, 0, 1], 0).into()).expect("bind");
+    let frozen = frozen.listen(16).expect("listen");
+    let address = frozen.local_addr().expect("address");
+    rig.publish(|table| {
+        let row = table.groups.get_mut(&group()).expect("group");
+        row.members.insert(member(3), address);
+        row.open = Some((Term::new(3), member(3)));
+    });
+    let held = clients[0].batch_execute("INSERT INTO t VALUES (3)");
+    let failover = async {
+        drop(frozen.accept().await.expect("a try"));
+        let again = frozen.accept().await.expect("another try");
+        rig.publish(|table| {
+            let row = table.groups.get_mut(&group()).expect("group");
+            row.open = Some((Term::new(4), member(2)));
+        });
+        again
+    };
+    let (inserted, _again) = futures::join!(held, failover);
+    assert_eq!(code(&inserted), "ok");
+    assert_eq!(
+        Server::other()
+            .number("SELECT count(*) FROM s00046.t")
+            .await,
+        2
+    );
+}

@@ -228,7 +228,7 @@ pub(crate) async fn value(client: &Client, sql: &str) -> String {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
         _ => None,
     });
-    row.unwrap_or_else(|| panic!("no row: {messages:?}"))
+    row.expect("a row")
 }
 
 /// The SQLSTATE of an outcome; `ok` if there is none.
