@@ -167,6 +167,7 @@ impl Driving {
 
     /// Calls until there is an answer that needs no other; each answer is told.
     async fn calling(self: Arc<Self>, to: MemberId, call: Call, events: mpsc::Sender<Input>) {
+        let mut silent = true;
         loop {
             let answer = if to == self.member {
                 self.actor.call(call.clone()).await.map_err(|error| error.to_string())
@@ -180,7 +181,10 @@ impl Driving {
                     (Input::Answer { from, answer }, again)
                 }
                 Err(reason) => {
-                    info!(member = %to, reason, ?call, "not reached");
+                    // One event for a member that stays away.
+                    if std::mem::take(&mut silent) {
+                        info!(member = %to, reason, term = %call.term(), "not reached");
+                    }
                     (Input::Unreachable { from }, true)
                 }
             };

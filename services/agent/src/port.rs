@@ -110,11 +110,25 @@ impl Port {
     /// Closes: returns when every client's socket is closed. No backend is told to end.
     pub(crate) async fn close(&self, promise: Term) {
         self.gate.send_replace(Gate { promise, open: None });
-        for client in self.lock().values() {
-            client.cut.cancel();
+        let cut: Vec<u64> = {
+            let clients = self.lock();
+            clients.values().for_each(|client| client.cut.cancel());
+            clients.keys().copied().collect()
+        };
+        // Not until nobody is there: routers come anew at once, to be warm under the new promise.
+        let mut alive = self.alive.subscribe();
+        loop {
+            // Looked at without the channel's lock: `admit` takes the two the other way round.
+            alive.borrow_and_update();
+            let ended = {
+                let clients = self.lock();
+                !cut.iter().any(|number| clients.contains_key(number))
+            };
+            // We hold a sender, so the channel cannot close.
+            if ended || alive.changed().await.is_err() {
+                return;
+            }
         }
-        // We hold a sender, so the channel cannot close.
-        self.alive.subscribe().wait_for(|alive| *alive == 0).await.ok();
     }
 
     /// Answers may be given until `moment`.

@@ -1,0 +1,12 @@
+//! Data groups of real agents and real PostgreSQL, 15 ms apart, without gateway or router: what a
+//! switch and a loss do to acknowledged writes. Control's part is played by the test.
+
+mod controls;
+mod drivers;
+mod faults;
+mod switches;
+
+use std::time::Duration;
+
+/// For writes to get through on a busy machine.
+const WRITES_LIMIT: Duration = Duration::from_secs(30);

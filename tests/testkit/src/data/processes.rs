@@ -1,0 +1,183 @@
+//! Agents as real processes: start, kill, freeze, thaw.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use atoll_topology::MemberId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// A process says that it is ready, or ends, within this.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Between two looks at a process or a file of another process.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The `atoll` binary under test.
+pub fn binary() -> Result<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "tests are told by xtask where the binary is")]
+    let named = std::env::var("ATOLL_BIN");
+    named.map(PathBuf::from).context(
+        "ATOLL_BIN is not set: run `cargo xtask test`, or build the binary and name it \
+         (`cargo build -p atoll && ATOLL_BIN=target/debug/atoll cargo test …`)",
+    )
+}
+
+/// One agent.
+pub struct AgentProcess {
+    /// Its member.
+    pub member: MemberId,
+    /// Its directory.
+    pub root: PathBuf,
+    /// Its client port.
+    pub sql: SocketAddr,
+    config: Value,
+    config_file: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl AgentProcess {
+    pub(crate) fn new(member: MemberId, root: PathBuf, sql: SocketAddr, config: Value) -> Self {
+        let config_file = root.with_extension("json");
+        let log = root.with_extension("log");
+        Self { member, root, sql, config, config_file, log, child: None }
+    }
+
+    /// Starts it.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_with(json!({}))
+    }
+
+    /// Starts it with some keys of its configuration changed.
+    pub fn start_with(&mut self, changes: Value) -> Result<()> {
+        let mut config = self.config.clone();
+        if let (Value::Object(config), Value::Object(changes)) = (&mut config, changes) {
+            config.extend(changes);
+        }
+        fs::write(&self.config_file, serde_json::to_vec_pretty(&config)?)?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(binary()?)
+            .args(["agent", "--config"])
+            .arg(&self.config_file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .env("RUST_LOG", "info")
+            .spawn()
+            .context("the agent cannot be started")?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Whether the process runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None)))
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+            let started = Instant::now();
+            while child.try_wait()?.is_none() {
+                if started.elapsed() > READY_LIMIT {
+                    bail!("{} did not stop", self.member);
+                }
+                sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> Result<()> {
+        let started = Instant::now();
+        while self.runs() {
+            if started.elapsed() > READY_LIMIT {
+                bail!("{} did not end; its log is {}", self.member, self.log.display());
+            }
+            sleep(LOOK).await;
+        }
+        self.child = None;
+        Ok(())
+    }
+
+    /// The processes of its PostgreSQL.
+    pub fn postgres(&self) -> Vec<Pid> {
+        working_in(&self.root.join("pg"))
+    }
+
+    /// kill -9 of the postmaster alone.
+    pub fn kill_postmaster(&self) -> Result<()> {
+        let path = self.root.join("pg/postmaster.pid");
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let pid: i32 = text.lines().next().context("empty")?.parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill")
+    }
+
+    /// SIGSTOP of the agent and all of its PostgreSQL: as silent as a lost machine.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal_all(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT of all.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all(Signal::SIGCONT)
+    }
+
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("it does not run")?;
+        kill(Pid::from_raw(child.id().cast_signed()), signal)?;
+        for pid in self.postgres() {
+            // It may have ended since we looked.
+            kill(pid, signal).ok();
+        }
+        Ok(())
+    }
+
+    /// The end of its log, for failures.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(40).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        // The end of a test: whatever still runs must go.
+        drop(self.thaw());
+        drop(self.kill());
+        for pid in self.postgres() {
+            kill(pid, Signal::SIGKILL).ok();
+        }
+    }
+}
+
+fn working_in(folder: &Path) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
+            (cwd == folder).then_some(Pid::from_raw(pid))
+        })
+        .collect()
+}
