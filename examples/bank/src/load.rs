@@ -26,6 +26,7 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+pub use places::Found;
 pub use users::Scheme;
 
 use crate::oracle::{self, Fate, Notes, Verdict};

@@ -122,10 +122,9 @@ impl Latency {
 
 /// Microseconds as milliseconds.
 pub fn ms(micros: u64) -> f64 {
-    // Runs last hours, not the 285 years after which this loses a microsecond.
-    let whole = u32::try_from(micros / 1000).unwrap_or(u32::MAX);
-    let part = u32::try_from(micros % 1000).unwrap_or(0);
-    f64::from(whole) + f64::from(part) / 1000.0
+    // One division of an exact number, so that it prints as short as it is. Waits longer than 71
+    // minutes are cut off.
+    f64::from(u32::try_from(micros).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// One second of one region. Counted by the second of the answer, latency by the second of the

@@ -166,7 +166,11 @@ impl Frame {
         let bottom = TOP + FLOW_HEIGHT + GAP + LATENCY_HEIGHT + 15.0;
         let mut at = 0.0;
         while at <= self.seconds {
-            let anchor = if self.x(at) > WIDTH - 30.0 { "end" } else { "middle" };
+            let anchor = if self.x(at) > WIDTH - 30.0 {
+                "end"
+            } else {
+                "middle"
+            };
             writeln!(
                 svg,
                 "<text x=\"{:.1}\" y=\"{bottom:.0}\" text-anchor=\"{anchor}\">{at:.0} s</text>",

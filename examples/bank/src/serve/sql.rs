@@ -97,8 +97,8 @@ impl Sql {
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
         };
-        let refused =
-            |why: String| Failure::NotExecuted(format!("database {}: {why}", self.target));
+        // Nothing was executed, and the router may be about to be there again.
+        let refused = |why: String| Failure::Again(format!("database {}: {why}", self.target));
         let stream = stream.await.map_err(|e| refused(e.to_string()))?;
         let greeted = self.config.connect_raw(stream, NoTls).await;
         let (client, driver) = greeted.map_err(|e| refused(e.to_string()))?;
