@@ -395,6 +395,7 @@ impl Driver {
             return self.give_up("the target lost what it had replayed".to_owned(), None);
         }
         self.step = Step::Promoting;
+        self.history.push(self.coming_row(own.end.position.lsn));
         let term = self.order.term;
         vec![
             Output::Report(Progress::Promoting),

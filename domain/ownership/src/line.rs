@@ -5,9 +5,12 @@ use crate::messages::{JoinPath, LogEnd, TermRow};
 
 /// How a log that ends at `own` comes to fit an upstream whose term rows are `history`.
 ///
-/// It may stream only if its own last (term, timeline) is in the upstream's list and its end is
-/// not beyond the fork of the *next* row in that list (no limit for the last). Otherwise it is
-/// rewound; where the timelines' ids are equal a rewind would see no difference, so it is cloned.
+/// A timeline is written by one process, so whoever is on a timeline of the list is on the
+/// upstream's line, up to the fork of the next row with *another* timeline (no limit for the last
+/// one). It need not have replayed that timeline's row yet, and a primary that won again keeps its
+/// timeline, so the fork of a row on the same timeline bounds nobody. But a row of its own that the
+/// list does not have was never on that line. Otherwise it is rewound; where the timelines' ids are
+/// equal a rewind would see no difference, so it is cloned.
 pub fn join_path(own: LogEnd, history: &[TermRow]) -> JoinPath {
     let last_timeline = history.last().map(|row| row.timeline);
     let diverged = || {
@@ -17,20 +20,17 @@ pub fn join_path(own: LogEnd, history: &[TermRow]) -> JoinPath {
             JoinPath::Rewind
         }
     };
-    if own.position.term.get() <= 1 {
-        // Born, and never led by anyone: the common template, which the first fork bounds.
-        return match history.first() {
-            Some(first) if own.position.lsn > first.fork => diverged(),
-            _ => JoinPath::Stream,
-        };
-    }
-    let Some(at) = history
-        .iter()
-        .position(|row| row.term == own.position.term && row.timeline == own.timeline)
-    else {
+    // Term 1: born, and never led by anyone. The common template, which the first fork bounds.
+    let born = own.position.term.get() <= 1;
+    if !born && !history.iter().any(|row| row.term == own.position.term) {
         return diverged();
+    }
+    let next = match history.iter().rposition(|row| row.timeline == own.timeline) {
+        Some(last) => history.get(last + 1),
+        None if born && own.timeline <= 1 => history.first(),
+        None => return diverged(),
     };
-    match history.get(at + 1) {
+    match next {
         Some(next) if own.position.lsn > next.fork => diverged(),
         _ => JoinPath::Stream,
     }
@@ -81,6 +81,17 @@ mod tests {
         // which the list does not know.
         let history = [row(2, 2, 10), row(4, 2, 50)];
         assert_eq!(join_path(end(3, 2, 60), &history), JoinPath::Clone);
-        assert_eq!(join_path(end(2, 2, 60), &history), JoinPath::Clone);
+        // Beyond the second row's fork, but on the one line that this timeline is.
+        assert_eq!(join_path(end(2, 2, 60), &history), JoinPath::Stream);
+    }
+
+    #[test]
+    fn a_log_that_has_passed_the_fork_and_not_yet_the_row_is_on_the_line() {
+        let history = [row(2, 2, 10), row(3, 3, 50)];
+        assert_eq!(join_path(end(2, 3, 60), &history), JoinPath::Stream);
+        assert_eq!(join_path(end(1, 2, 11), &history), JoinPath::Stream);
+        assert_eq!(join_path(end(1, 2, 51), &history), JoinPath::Rewind);
+        // A promotion that was lost before its row: nobody's list has its timeline.
+        assert_eq!(join_path(end(2, 4, 60), &history), JoinPath::Rewind);
     }
 }

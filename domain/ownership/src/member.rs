@@ -642,11 +642,16 @@ impl Member {
     }
 
     fn rebuilt(&mut self) -> Vec<Output> {
-        self.comparing = None;
+        let rebuilt_from = self.comparing.take();
         if self.role != Role::Rebuilding {
             return vec![];
         }
         self.durable.mark = Mark::None;
+        // What was rewound is readable only after more of the upstream's log, so the upstream is
+        // recorded before the first start; under any other promise it stays sealed.
+        if let Some(wanted) = rebuilt_from.filter(|w| w.term == self.durable.promise) {
+            self.durable.upstream = Some(wanted.upstream);
+        }
         self.role = Role::Down;
         vec![Output::Persist(self.durable.clone()), Output::StartStandby]
     }
