@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, timeout};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::actor::{Command, Done, Opened};
 use crate::beats::ISOLATION_LIMIT;
@@ -136,7 +136,8 @@ impl Acts {
             }
             Ok(_) => None,
             Err(error) => {
-                warn!(%error, "no recruit: the log cannot be read");
+                // While it starts, its driver asks often.
+                debug!(%error, "no recruit: the log cannot be read");
                 None
             }
         };
