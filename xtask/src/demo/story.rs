@@ -34,6 +34,9 @@ pub(crate) async fn tell(stage: &mut Stage) -> Result<Vec<Event>> {
     let mut events = vec![switchover(stage).await?];
     sleep(QUIET).await;
     events.push(process_kill(stage).await?);
+    // Three members survive one loss at a time: the next one waits for the last to be made good.
+    until(stage, "the killed member has joined again", complete).await?;
+    stage.mark("re-join", "the killed member follows the new primary")?;
     sleep(QUIET).await;
     events.push(city_loss(stage).await?);
     sleep(AFTER).await;
@@ -130,12 +133,7 @@ async fn city_loss(stage: &mut Stage) -> Result<Event> {
 async fn come_back(stage: &mut Stage) -> Result<()> {
     stage.mark("return", &format!("{LOST} starts again"))?;
     stage.world.start(LOST).await?;
-    let rejoined = |status: &WorldStatus| {
-        let mut members = status.groups.iter().flat_map(|g| &g.members);
-        members.all(|m| m.live && ["primary", "replica"].contains(&m.role.as_str()))
-            && settled(status)
-    };
-    until(stage, "all members have joined again", rejoined).await?;
+    until(stage, "all members have joined again", complete).await?;
     stage.mark("re-join", "every data group is complete again")?;
     sleep(AFTER).await;
     Ok(())
@@ -179,6 +177,13 @@ fn owned(
     }
     ensure!(!cells.is_empty(), "no cell that owns shards is concerned");
     Ok(cells)
+}
+
+/// Every member of every data group leads or follows.
+fn complete(status: &WorldStatus) -> bool {
+    let mut members = status.groups.iter().flat_map(|g| &g.members);
+    let at_work = |role: &str| ["primary", "replica"].contains(&role);
+    settled(status) && members.all(|m| m.live && at_work(&m.role))
 }
 
 /// No op runs, nothing switches, every data group has a primary.
