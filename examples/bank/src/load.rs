@@ -4,7 +4,8 @@
 //! **What a user does when something goes wrong.** Each user has a home city and enters there. A
 //! gateway that refuses the connection, says `not-sent`, or is silent for `--silence-ms` (no answer
 //! on *any* connection; one that answers others merely holds this request) is left for the next
-//! one, with the same idempotency key. An attempt whose outcome nobody knows is recorded as
+//! one, with the same idempotency key. A silent one is not tried again before a probe has been
+//! answered, unless all are silent. An attempt whose outcome nobody knows is recorded as
 //! unknown for good; the user then asks once more, elsewhere, with the same key, as a real client
 //! would. If that is acknowledged, the transfer counts in `acknowledged` and in
 //! `unknown_acknowledged`; otherwise it stays `unknown_unresolved`, and may be in the books once.

@@ -102,7 +102,7 @@ impl Gateways {
     }
 
     /// The gateways in the order in which a user of `region` tries them: those of its city first,
-    /// then the next cities'; suspects last. `turn` spreads users over a city's gateways.
+    /// then the next cities'; suspects only if there are no others. `turn` spreads users over a city's gateways.
     pub(super) fn order(&self, regions: &[String], region: u16, turn: usize) -> Vec<usize> {
         let count = regions.len();
         let mut order = Vec::with_capacity(self.all.len());
@@ -114,7 +114,11 @@ impl Gateways {
             let first = turn % here.len().max(1);
             order.extend(here.iter().cycle().skip(first).take(here.len()));
         }
-        order.sort_by_key(|gateway: &usize| self.all[*gateway].suspect.load(Ordering::Relaxed));
+        // A gateway that answers nobody would only turn a clear "not sent" into an unknown outcome.
+        let there = |gateway: &usize| !self.all[*gateway].suspect.load(Ordering::Relaxed);
+        if order.iter().any(there) {
+            order.retain(there);
+        }
         order
     }
 
@@ -190,6 +194,8 @@ impl Gateways {
                 Some(Err(Some(unsent))) if kept => request = unsent,
                 Some(Err(Some(_))) => return Attempt::NotSent,
                 Some(Err(None)) => return Attempt::Unknown,
+                // Alive, and busy with others: it held this request for too long.
+                None if !self.silent(gateway) => return Attempt::Unknown,
                 None => {
                     gateway.suspect.store(true, Ordering::Relaxed);
                     gateway
@@ -221,6 +227,12 @@ impl Gateways {
                 return None;
             }
         }
+    }
+
+    /// Whether it has answered nothing at all for the limit.
+    fn silent(&self, gateway: &Gateway) -> bool {
+        let heard = Duration::from_micros(gateway.heard.load(Ordering::Relaxed));
+        self.born.elapsed().saturating_sub(heard) >= self.limits.silence
     }
 
     fn kept(&self, gateway: &Gateway) -> Option<Sender> {
@@ -297,7 +309,11 @@ mod tests {
         assert_eq!(gateways.order(&regions, 0, 1), [1, 0, 2, 3]);
         assert_eq!(gateways.order(&regions, 1, 0), [2, 3, 0, 1]);
         gateways.all[2].suspect.store(true, Ordering::Relaxed);
-        assert_eq!(gateways.order(&regions, 1, 0), [3, 0, 1, 2]);
+        assert_eq!(gateways.order(&regions, 1, 0), [3, 0, 1]);
+        for gateway in &gateways.all {
+            gateway.suspect.store(true, Ordering::Relaxed);
+        }
+        assert_eq!(gateways.order(&regions, 1, 0), [2, 3, 0, 1]);
     }
 
     #[test]
