@@ -1,4 +1,9 @@
 //! The gateway on real sockets: where requests go, how they wait, and that none is sent twice.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, also in what it is helped by"
+)]
 
 mod support;
 
@@ -612,4 +617,79 @@ async fn a_client_that_keeps_us_waiting_is_let_go() {
         assert_eq!(busy.read().await.unwrap().status(), 200);
     };
     tokio::join!(head, body, idle, busy);
+}
+
+/// Collects what is logged, by all tests of this program.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_serves_with_the_table_on_its_disk_while_no_mesh_is_there_and_logs_why() {
+    let log = Log::default();
+    let written = log.clone();
+    tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || written.clone())
+        .init();
+    let app = App::start("a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let table = table().served("a", app.at);
+    let mut config = support::config("a", Options::default(), &folder);
+    // Nobody listens there.
+    config.meshes = vec!["127.0.0.1:1".parse().unwrap()];
+    let encoded = atoll_streams::encode(&table);
+    atoll_proxy::table::file::write(&config.table_file, &encoded, 1).unwrap();
+
+    let runtime = Runtime::real(RealOptions::default());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let serving = atoll_gateway::serve(config, runtime.clone(), |addresses: &str| {
+        tell.send(addresses.to_owned()).unwrap();
+    });
+    let used = async {
+        let addresses = told.await.unwrap();
+        let address = |name: &str| {
+            let of = |pair: &str| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+            addresses.split(' ').find_map(of).unwrap()
+        };
+        let path = "/logged?secret=1";
+        assert_eq!(
+            ask(address("edge"), post(path, OF_A, "x")).await.status(),
+            200
+        );
+        let ready = ask(address("admin"), get("/readyz", "1")).await;
+        assert_eq!((ready.status(), &*ready.body), (200, "ready\n"));
+        let shown = ask(address("admin"), get("/debug/table", "1")).await;
+        assert!(shown.body.contains(r#""version":"w.2""#), "{}", shown.body);
+        runtime.shutdown().request();
+    };
+    let both = async { tokio::join!(serving, used) };
+    let both = tokio::time::timeout(support::LIMIT, both).await;
+    let logged = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    both.unwrap_or_else(|_| panic!("it did not end: {}", logged()))
+        .0
+        .unwrap();
+    let log = logged();
+    let line = log.lines().find(|line| line.contains("/logged")).unwrap();
+    for part in [
+        r#""target":"access""#,
+        r#""method":"POST""#,
+        r#""path":"/logged""#,
+        r#""status":200"#,
+        r#""outcome":"ok""#,
+        r#""reason":"local shard=23 epoch=1""#,
+        r#""shard":23"#,
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
 }

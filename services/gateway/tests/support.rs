@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_gateway::{Canary, Config, Gateway, Health, Hold, Limits, Running};
-use atoll_routing::{CellRow, Closed, Instance, Phase, ShardRow, Table, TableVersion};
+use atoll_routing::{CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion};
 use atoll_runtime::{RealOptions, Runtime, Stream};
 use atoll_telemetry::Metrics;
 use atoll_topology::{
@@ -276,27 +276,32 @@ impl Default for Options {
     }
 }
 
+/// A gateway's configuration, its files in `folder`.
+pub(crate) fn config(name: &str, options: Options, folder: &tempfile::TempDir) -> Config {
+    let peer_key_file = folder.path().join("key");
+    std::fs::write(&peer_key_file, "07".repeat(32)).unwrap();
+    Config {
+        process: ProcessId::parse(format!("{name}-gateway")).unwrap(),
+        region: RegionId::parse("hz").unwrap(),
+        cell: cell(name),
+        edge: anywhere(),
+        peer: anywhere(),
+        admin: anywhere(),
+        meshes: vec![],
+        table_file: folder.path().join("table"),
+        peer_key_file,
+        workers: Some(options.workers),
+        canary: options.canary,
+        limits: options.limits,
+        hold: options.hold,
+        health: options.health,
+    }
+}
+
 impl Door {
     pub(crate) async fn open(name: &str, table: &Table, options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let peer_key_file = folder.path().join("key");
-        std::fs::write(&peer_key_file, "07".repeat(32)).unwrap();
-        let config = Config {
-            process: ProcessId::parse(format!("{name}-gateway")).unwrap(),
-            region: RegionId::parse("hz").unwrap(),
-            cell: cell(name),
-            edge: anywhere(),
-            peer: anywhere(),
-            admin: anywhere(),
-            meshes: vec![],
-            table_file: folder.path().join("table"),
-            peer_key_file,
-            workers: Some(options.workers),
-            canary: options.canary,
-            limits: options.limits,
-            hold: options.hold,
-            health: options.health,
-        };
+        let config = config(name, options, &folder);
         let runtime = Runtime::real(RealOptions::default());
         let metrics = Metrics::default();
         let gateway = Gateway::new(config, &runtime, &metrics).unwrap();
@@ -386,7 +391,15 @@ pub(crate) fn table() -> Table {
             .map(|n| row(if n < 50 { "a" } else { "b" }))
             .collect(),
         cells: [(cell("a"), place()), (cell("b"), place())].into(),
-        groups: Default::default(),
+        groups: [(
+            GroupId::parse("g").unwrap(),
+            GroupRow {
+                open: None,
+                coming: None,
+                members: Default::default(),
+            },
+        )]
+        .into(),
         round_trip_ms: Default::default(),
         routes: vec![Route {
             name: "all".into(),
