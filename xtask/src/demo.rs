@@ -11,7 +11,7 @@ mod story;
 use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
 
 use crate::binaries;
@@ -52,6 +52,11 @@ pub(crate) fn run(afterwards: Afterwards, build: Build) -> Result<ExitCode> {
     };
     let output = target().join("demo");
     fs::create_dir_all(&output).with_context(|| format!("{}", output.display()))?;
+    // One world and one folder of reports: two demos at once would end each other's.
+    let lock = fs::File::create(output.join("lock"))?;
+    if lock.try_lock().is_err() {
+        bail!("another demo is at work on this machine; wait for its end");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -79,5 +84,11 @@ async fn play(stage: &mut stage::Stage) -> Result<ExitCode> {
     println!("the users stop, and the books are read");
     let run = stage.end_load().await?;
     let rows = stage.ask().rows().await?;
-    proof::show(stage.output(), &run, &events, &rows)
+    let executions = stage.ask().executions().await?;
+    let seen = proof::Seen {
+        events,
+        rows,
+        executions,
+    };
+    proof::show(stage.output(), &run, &seen)
 }

@@ -5,20 +5,26 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use atoll_api::RowHashes;
+use atoll_api::{Execution, RowHashes};
 use bank::analyse::{Event, EventFigures, analyse};
 use bank::report::{Latency, Run};
 use serde_json::{Value, json};
 
+/// What was seen from outside the load.
+pub(crate) struct Seen {
+    /// What was done to the world.
+    pub(crate) events: Vec<Event>,
+    /// Whether all members hold the same rows.
+    pub(crate) rows: RowHashes,
+    /// Everything that was ordered or that verdicts began, step by step.
+    pub(crate) executions: Vec<Execution>,
+}
+
 /// Writes the reports and says what they hold; fails where anything acknowledged is missing,
 /// doubled or differs between members.
-pub(crate) fn show(
-    output: &Path,
-    run: &Run,
-    events: &[Event],
-    rows: &RowHashes,
-) -> Result<ExitCode> {
-    let figures = analyse(run, events);
+pub(crate) fn show(output: &Path, run: &Run, seen: &Seen) -> Result<ExitCode> {
+    let rows = &seen.rows;
+    let figures = analyse(run, &seen.events);
     let mut report = serde_json::to_value(&run.report)?;
     let Value::Object(keys) = &mut report else {
         anyhow::bail!("the load's report is no object")
@@ -26,6 +32,10 @@ pub(crate) fn show(
     keys.insert("members_equal".to_owned(), json!(rows.equal));
     keys.insert("rows".to_owned(), serde_json::to_value(rows)?);
     keys.insert("events".to_owned(), serde_json::to_value(&figures)?);
+    keys.insert(
+        "executions".to_owned(),
+        serde_json::to_value(&seen.executions)?,
+    );
     // Said here as in the README: what this demo does not show.
     keys.insert(
         "control".to_owned(),

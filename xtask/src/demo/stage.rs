@@ -76,7 +76,10 @@ impl Stage {
             options,
         })
         .await?;
-        world.wait_serving(|text| println!("  {text}")).await?;
+        if let Err(error) = world.wait_serving(|text| println!("  {text}")).await {
+            world.down(|_| {}).await?;
+            return Err(error.into());
+        }
         println!("  it serves after {:.1} s", begun.elapsed().as_secs_f64());
         let api = world
             .record()?
