@@ -28,12 +28,7 @@ impl Layout {
         };
         fs::create_dir_all(root).map_err(Error::file("create", root))?;
         mode(root, 0o755)?;
-        for folder in [
-            layout.run(),
-            layout.link(),
-            layout.copy(),
-            layout.scratch(),
-        ] {
+        for folder in [layout.run(), layout.link(), layout.copy(), layout.scratch()] {
             fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
             mode(&folder, 0o700)?;
             if let Some(account) = account {

@@ -34,7 +34,9 @@ pub use control_file::ControlFile;
 pub use error::Error;
 pub use exec::exec_main;
 pub use hashes::{TableHash, row_hashes};
-pub use history::{Fork, Timelines, forget_placeholders, forget_unreached, placeholders, read_timelines};
+pub use history::{
+    Fork, Timelines, forget_placeholders, forget_unreached, placeholders, read_timelines,
+};
 pub use launcher::{Exit, Launch, Launcher, Running};
 pub use layout::{Layout, mode};
 pub use opening::{Opening, ShardMove, open_term};

@@ -1,6 +1,11 @@
 //! What the ownership protocol assumes of PostgreSQL, on a real one: a single member without
 //! standbys, its processes started as the agent starts them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set itself up has failed"
+)]
+
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -9,6 +14,7 @@ use atoll_postgres::{
     Account, Applied, Binaries, Error, InPlace, Launcher, Layout, MemberSettings, Moved, Opening,
     SchemaFile, Server, ServerOptions, Session, Template, apply_schema, cell_role, change_owner,
     check_privileges, open_term, placeholders, promote, read_line, read_log, row_hashes,
+    timeline_of_primary,
 };
 use atoll_runtime::{RealOptions, Runtime};
 use atoll_topology::{CellId, Epoch, Lsn, MemberId, ShardId, Term};
@@ -134,7 +140,11 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
         "{status}"
     );
     lead(&m, 5).await;
-    let opening = Opening { row: row(5), moves: vec![grant(7, 1, "a")], cells: vec![] };
+    let opening = Opening {
+        row: row(5),
+        moves: vec![grant(7, 1, "a")],
+        cells: vec![],
+    };
     let written = open_term(&m.session, &m.options.layout, opening)
         .await
         .unwrap();
@@ -146,7 +156,11 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
     );
     // The same term again, and an older one: stale, and nothing is written.
     for term in [5, 4] {
-        let again = Opening { row: row(term), moves: vec![], cells: vec![] };
+        let again = Opening {
+            row: row(term),
+            moves: vec![],
+            cells: vec![],
+        };
         let error = open_term(&m.session, &m.options.layout, again)
             .await
             .unwrap_err();
@@ -173,7 +187,11 @@ async fn only_the_owner_cell_writes_also_with_a_statement_prepared_before() {
     open_term(
         &m.session,
         &m.options.layout,
-        Opening { row: row(2), moves, cells: vec![] },
+        Opening {
+            row: row(2),
+            moves,
+            cells: vec![],
+        },
     )
     .await
     .unwrap();
@@ -243,7 +261,11 @@ async fn whatever_could_write_round_the_owner_is_found() {
     open_term(
         &m.session,
         &m.options.layout,
-        Opening { row: row(2), moves, cells: vec![] },
+        Opening {
+            row: row(2),
+            moves,
+            cells: vec![],
+        },
     )
     .await
     .unwrap();
@@ -272,4 +294,24 @@ async fn whatever_could_write_round_the_owner_is_found() {
     let findings = check_privileges(&m.session, None).await.unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     m.server.quit(&m.options.layout).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_promotions_from_one_timeline_differ_only_with_placeholders() {
+    let (first, second) = tokio::join!(member(), member());
+    // Without placeholders both histories claim the same timeline, and a rewind would see no
+    // difference between them.
+    promote(&first.session).await.unwrap();
+    let (timeline, _) = timeline_of_primary(&first.session, &first.options.layout)
+        .await
+        .unwrap();
+    assert_eq!(timeline, 2);
+    lead(&second, 3).await;
+    let (timeline, _) = timeline_of_primary(&second.session, &second.options.layout)
+        .await
+        .unwrap();
+    assert_eq!(timeline, 3);
+    for m in [&first, &second] {
+        m.server.quit(&m.options.layout).await.unwrap();
+    }
 }

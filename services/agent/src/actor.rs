@@ -26,13 +26,19 @@ pub(crate) type Done<T> = oneshot::Sender<Result<T, String>>;
 /// What the actor is asked or told.
 pub(crate) enum Command {
     /// A driver or a leader calls.
-    Call { call: Call, answer: oneshot::Sender<Answer> },
+    Call {
+        call: Call,
+        answer: oneshot::Sender<Answer>,
+    },
     /// Control admits this volume.
     Admit { volume: String },
     /// The local driver: lead.
     Promote { term: Term, done: Done<()> },
     /// The local driver: write the opening transaction.
-    Opening { order: Box<DriveOrder>, done: Done<TermRow> },
+    Opening {
+        order: Box<DriveOrder>,
+        done: Done<TermRow>,
+    },
     /// The local driver: serve.
     Open { term: Term, done: Done<()> },
     /// The local driver: a call-off's term row is acknowledged.
@@ -42,11 +48,22 @@ pub(crate) enum Command {
     /// PostgreSQL has ended.
     Exited { start: u64, exit: Exit },
     /// PostgreSQL has left recovery, or not.
-    Promoted { term: Term, result: Result<(), String>, done: Done<()> },
+    Promoted {
+        term: Term,
+        result: Result<(), String>,
+        done: Done<()>,
+    },
     /// The opening transaction is acknowledged, or not.
-    Opened { term: Term, result: Result<Opened, String>, done: Done<TermRow> },
+    Opened {
+        term: Term,
+        result: Result<Opened, String>,
+        done: Done<TermRow>,
+    },
     /// The rewind or clone has ended.
-    Rebuilt { rebuild: u64, result: Result<(), String> },
+    Rebuilt {
+        rebuild: u64,
+        result: Result<(), String>,
+    },
     /// Nobody confirms our term any more, or somebody does again.
     Confirmed(Confirmed),
 }
@@ -87,7 +104,9 @@ impl Handle {
         let (done, result) = oneshot::channel();
         let sent = self.send(command(done)).await;
         sent.map_err(|error| error.to_string())?;
-        result.await.unwrap_or_else(|_| Err("the order was dropped".into()))
+        result
+            .await
+            .unwrap_or_else(|_| Err("the order was dropped".into()))
     }
 
     pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
@@ -100,6 +119,8 @@ struct Born {
     member: Member,
     volume: String,
     file: PromiseFile,
+    /// The promise that the file holds.
+    promised: Term,
 }
 
 /// The actor.
@@ -125,7 +146,11 @@ impl Actor {
         template: Arc<Template>,
     ) -> Result<Self, Error> {
         let layout = &acts.database.options.layout;
-        let has_data = layout.data().join("PG_VERSION").try_exists().unwrap_or(false);
+        let has_data = layout
+            .data()
+            .join("PG_VERSION")
+            .try_exists()
+            .unwrap_or(false);
         let (mut born, mut lost) = (None, false);
         match PromiseFile::open(&layout.promise()) {
             Ok(Some((mut file, mut promise))) => {
@@ -135,8 +160,14 @@ impl Actor {
                     promise.durable.mark = Mark::Lost;
                     file.write(&promise)?;
                 }
+                let promised = promise.durable.promise;
                 let member = Member::new(id.clone(), promise.durable);
-                born = Some(Born { member, volume: promise.volume, file });
+                born = Some(Born {
+                    member,
+                    volume: promise.volume,
+                    file,
+                    promised,
+                });
             }
             Ok(None) => lost = has_data,
             Err(error @ Error::PromiseContent { .. }) => {
@@ -146,7 +177,16 @@ impl Actor {
             Err(error) => return Err(error),
         }
         let (history, exit) = (Vec::new(), None);
-        Ok(Self { id, born, lost, acts, view, history, exit, template })
+        Ok(Self {
+            id,
+            born,
+            lost,
+            acts,
+            view,
+            history,
+            exit,
+            template,
+        })
     }
 
     /// Serves commands until shutdown, or until the promise can no longer be kept.
@@ -202,9 +242,14 @@ impl Actor {
             Command::Opening { order, done } => {
                 let (term, grants) = (order.term, order.grants.clone());
                 self.acts.opening = Some((order, done));
-                let denied = self.input(Input::OpeningTransaction { term, grants }, None).await?;
+                let denied = self
+                    .input(Input::OpeningTransaction { term, grants }, None)
+                    .await?;
                 if let Some((_, done)) = self.acts.opening.take() {
-                    reply(done, Err(denied.unwrap_or_else(|| "it was not performed".into())));
+                    reply(
+                        done,
+                        Err(denied.unwrap_or_else(|| "it was not performed".into())),
+                    );
                 }
                 Ok(())
             }
@@ -232,23 +277,25 @@ impl Actor {
             }
             Command::Opened { term, result, done } => self.opened(term, result, done).await,
             Command::Rebuilt { rebuild, result } => self.rebuilt(rebuild, result).await,
-            Command::Confirmed(Confirmed::Lately) => {
-                self.input(Input::Heard, None).await.map(drop)
-            }
-            Command::Confirmed(Confirmed::Not) => {
-                self.input(Input::Isolated, None).await.map(drop)
-            }
+            Command::Confirmed(Confirmed::Lately) => self.input(Input::Heard, None).await.map(drop),
+            Command::Confirmed(Confirmed::Not) => self.input(Input::Isolated, None).await.map(drop),
         }
     }
 
     async fn call(&mut self, call: Call, answer: oneshot::Sender<Answer>) -> Result<(), Error> {
         let term = call.term();
         if self.born.is_none() {
-            let why = if self.lost { Refused::Lost } else { Refused::NotReady };
+            let why = if self.lost {
+                Refused::Lost
+            } else {
+                Refused::NotReady
+            };
             drop(answer.send(Answer::Refused { term, why }));
             return Ok(());
         }
-        self.input(Input::Call(call), Some((term, answer))).await.map(drop)
+        self.input(Input::Call(call), Some((term, answer)))
+            .await
+            .map(drop)
     }
 
     /// One step and all that follows from it; why it was denied, if it was.
@@ -257,20 +304,32 @@ impl Actor {
         input: Input,
         mut answer: Option<(Term, oneshot::Sender<Answer>)>,
     ) -> Result<Option<String>, Error> {
-        let Some(born) = self.born.as_mut() else { return Ok(None) };
+        let Some(born) = self.born.as_mut() else {
+            return Ok(None);
+        };
         let mut outputs: std::collections::VecDeque<Output> = born.member.step(input).into();
         let mut denied = None;
         while let Some(output) = outputs.pop_front() {
-            let Born { member, volume, file } = born;
+            let Born {
+                member,
+                volume,
+                file,
+                promised,
+            } = born;
             let performed = match output {
                 Output::Persist(durable) => {
-                    let promise = Promise { volume: volume.clone(), durable };
+                    let raised = durable.promise.supersedes(*promised);
+                    *promised = promised.newest(durable.promise);
+                    let promise = Promise {
+                        volume: volume.clone(),
+                        durable,
+                    };
                     // A promise that may not be durable binds all the same: cut, and end.
                     if let Err(error) = file.write(&promise) {
                         self.acts.cut_everything(promise.durable.promise).await;
                         return Err(error);
                     }
-                    self.acts.die_if_promised(answer.is_some());
+                    self.acts.die_if_promised(raised && answer.is_some());
                     Ok(())
                 }
                 Output::CompareLogs => match self.acts.database.line().await {
@@ -301,7 +360,9 @@ impl Actor {
                 self.acts.cut_everything(member.durable().promise).await;
                 let reason = failure.to_string();
                 if let Some((term, answer)) = answer.take() {
-                    let why = Refused::Failed { reason: reason.clone() };
+                    let why = Refused::Failed {
+                        reason: reason.clone(),
+                    };
                     drop(answer.send(Answer::Refused { term, why }));
                 }
                 denied = Some(reason);
@@ -315,7 +376,11 @@ impl Actor {
     async fn exited(&mut self, start: u64, exit: &Exit) -> Result<(), Error> {
         let ordered = !self.acts.database.is_wanted(start);
         let unix_ms = self.acts.runtime.wall_clock().0;
-        self.exit = Some(PostgresExit { unix_ms, ordered, status: format!("{exit:?}") });
+        self.exit = Some(PostgresExit {
+            unix_ms,
+            ordered,
+            status: format!("{exit:?}"),
+        });
         if ordered {
             self.publish();
             return Ok(());
@@ -333,7 +398,8 @@ impl Actor {
         match result {
             Ok(Opened { row, history }) => {
                 self.history = history;
-                self.input(Input::OpeningAcknowledged { term }, None).await?;
+                self.input(Input::OpeningAcknowledged { term }, None)
+                    .await?;
                 info!(member = %self.id, %term, timeline = row.timeline, "opening transaction acknowledged");
                 reply(done, Ok(row));
             }
@@ -367,7 +433,11 @@ impl Actor {
     async fn admit(&mut self, volume: String) -> Result<(), Error> {
         if let Some(born) = &self.born {
             if born.volume != volume {
-                warn!(mine = born.volume, admitted = volume, "another volume is admitted");
+                warn!(
+                    mine = born.volume,
+                    admitted = volume,
+                    "another volume is admitted"
+                );
             }
             return Ok(());
         }
@@ -375,12 +445,20 @@ impl Actor {
             return Ok(());
         }
         let options = &self.acts.database.options;
-        self.template.copy_to(&options.layout, &options.launcher).await?;
+        self.template
+            .copy_to(&options.layout, &options.launcher)
+            .await?;
         let promise = Promise::born(volume.clone());
         let file = PromiseFile::create(&options.layout.promise(), &promise)?;
+        let promised = promise.durable.promise;
         let member = Member::new(self.id.clone(), promise.durable);
         info!(member = %self.id, volume, "admitted");
-        self.born = Some(Born { member, volume, file });
+        self.born = Some(Born {
+            member,
+            volume,
+            file,
+            promised,
+        });
         self.input(Input::Started, None).await.map(drop)
     }
 

@@ -92,7 +92,11 @@ impl Acts {
             }
             Output::StopPostgres => self.database.quit().await?,
             Output::StartStandby => self.start_standby(member),
-            Output::Rebuild { upstream, term, path } => {
+            Output::Rebuild {
+                upstream,
+                term,
+                path,
+            } => {
                 self.rebuild += 1;
                 // A rewind or clone from before loses its source and ends.
                 self.copy.seal().await;
@@ -141,7 +145,11 @@ impl Acts {
                 None
             }
         };
-        Answer::Prepared { term, volume: volume.to_owned(), recruit }
+        Answer::Prepared {
+            term,
+            volume: volume.to_owned(),
+            recruit,
+        }
     }
 
     /// A standby that has heard of a timeline that it has not reached would be promoted as that
@@ -153,12 +161,17 @@ impl Acts {
         };
         let layout = &self.database.options.layout;
         let unreached = |timelines: &Timelines| {
-            timelines.iter().any(|(id, fork)| *id > timeline && fork.at > end)
+            timelines
+                .iter()
+                .any(|(id, fork)| *id > timeline && fork.at > end)
         };
         if !standby || !read_timelines(layout).is_ok_and(|timelines| unreached(&timelines)) {
             return false;
         }
-        warn!(timeline, "a timeline that was not reached is forgotten; starting again");
+        warn!(
+            timeline,
+            "a timeline that was not reached is forgotten; starting again"
+        );
         if let Err(error) = self.database.quit().await {
             error!(%error, "PostgreSQL could not be ended");
             return true;
@@ -183,8 +196,13 @@ impl Acts {
                 sleep(LOOK).await;
             }
         };
-        let too_long = Error::TooLong { what: "the end of the receiver", limit_ms };
-        timeout(RECEIVER_GONE_LIMIT, gone).await.unwrap_or(Err(too_long))
+        let too_long = Error::TooLong {
+            what: "the end of the receiver",
+            limit_ms,
+        };
+        timeout(RECEIVER_GONE_LIMIT, gone)
+            .await
+            .unwrap_or(Err(too_long))
     }
 
     /// Starts beside; `StandbyUp` follows. A standby that knows its upstream is linked at once:
@@ -235,7 +253,9 @@ impl Acts {
 
     /// Placeholders last, then the promotion; its end is a command.
     fn promote(&mut self, term: Term) {
-        let Some(done) = self.promoting.take() else { return };
+        let Some(done) = self.promoting.take() else {
+            return;
+        };
         let (database, commands) = (self.database.clone(), self.commands.clone());
         self.runtime.tasks().spawn("promote", async move {
             let promoted = async {
@@ -250,36 +270,48 @@ impl Acts {
             };
             let result = promoted.await;
             // Without an actor there is nobody to lead.
-            drop(commands.send(Command::Promoted { term, result, done }).await);
+            drop(
+                commands
+                    .send(Command::Promoted { term, result, done })
+                    .await,
+            );
         });
     }
 
     /// Over a session of our own, before any client; its end is a command.
     fn write_opening(&mut self, term: Term) {
-        let Some((order, done)) = self.opening.take() else { return };
+        let Some((order, done)) = self.opening.take() else {
+            return;
+        };
         let (database, commands) = (self.database.clone(), self.commands.clone());
         let cells = self.cells.clone();
-        self.runtime.tasks().spawn("opening-transaction", async move {
-            let row = TermRow {
-                term,
-                timeline: 0,
-                fork: Lsn(0),
-                primary: order.target.clone(),
-                members: order.members.iter().map(|member| member.id.clone()).collect(),
-                k: order.k,
-                op: order.op.clone(),
-            };
-            let opened = async {
-                let session = database.session().await?;
-                let moves = order.grants.clone();
-                let opening = Opening { row, moves, cells };
-                let row = open_term(&session, &database.options.layout, opening).await?;
-                let (_, history) = database.line().await?;
-                Ok::<_, Error>(Opened { row, history })
-            };
-            let result = opened.await.map_err(|error| crate::orders::in_full(&error));
-            drop(commands.send(Command::Opened { term, result, done }).await);
-        });
+        self.runtime
+            .tasks()
+            .spawn("opening-transaction", async move {
+                let row = TermRow {
+                    term,
+                    timeline: 0,
+                    fork: Lsn(0),
+                    primary: order.target.clone(),
+                    members: order
+                        .members
+                        .iter()
+                        .map(|member| member.id.clone())
+                        .collect(),
+                    k: order.k,
+                    op: order.op.clone(),
+                };
+                let opened = async {
+                    let session = database.session().await?;
+                    let moves = order.grants.clone();
+                    let opening = Opening { row, moves, cells };
+                    let row = open_term(&session, &database.options.layout, opening).await?;
+                    let (_, history) = database.line().await?;
+                    Ok::<_, Error>(Opened { row, history })
+                };
+                let result = opened.await.map_err(|error| crate::orders::in_full(&error));
+                drop(commands.send(Command::Opened { term, result, done }).await);
+            });
     }
 
     /// The fail point between a promise and its answer.

@@ -45,7 +45,10 @@ pub async fn serve(
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (asked, links) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (view_out, view) = watch::channel(View::unborn());
-    let actor = Handle { commands: commands.clone(), view };
+    let actor = Handle {
+        commands: commands.clone(),
+        view,
+    };
     let (seen, lag) = observe(&runtime, &database);
 
     let listen = async |at| {
@@ -87,19 +90,38 @@ pub async fn serve(
     let addresses = format!("sql={} calls={}", sql.local_addr(), calls_port.local_addr());
     port.listen(sql);
     let (group, member) = (config.group.clone(), config.member.clone());
-    listen_up(&runtime, replication, group, member, database.clone(), asked);
+    listen_up(
+        &runtime,
+        replication,
+        group,
+        member,
+        database.clone(),
+        asked,
+    );
     let (group, member) = (config.group.clone(), config.member.clone());
-    calls::serve(&runtime, calls_port, group, member, actor.clone(), beats.clone());
+    calls::serve(
+        &runtime,
+        calls_port,
+        group,
+        member,
+        actor.clone(),
+        beats.clone(),
+    );
     beats.dial(&runtime, &peers);
     leading::repeat_follow(&runtime, &config.group, &config.member, &peers, &actor);
     leading::watch_isolation(&runtime, &actor, &beats, &port, usize::from(config.k));
-    to_control(&runtime, &config, &actor, seen, lag, beats, port, database, peers);
+    to_control(
+        &runtime, &config, &actor, seen, lag, beats, port, database, peers,
+    );
     show(&runtime, &config, &actor).await?;
     ready(&addresses);
     heart.run(inbox, links).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one place where all parts meet")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the one place where all parts meet"
+)]
 fn to_control(
     runtime: &Runtime,
     config: &Config,
@@ -155,7 +177,12 @@ fn server_options(config: &Config) -> Result<ServerOptions, Error> {
         shared_buffers_mb: config.shared_buffers_mb,
         connections_max: config.connections_max,
     };
-    Ok(ServerOptions { binaries, launcher, layout, settings })
+    Ok(ServerOptions {
+        binaries,
+        launcher,
+        layout,
+        settings,
+    })
 }
 
 async fn template(config: &Config, options: &ServerOptions) -> Result<Template, Error> {
@@ -205,6 +232,8 @@ async fn show(runtime: &Runtime, config: &Config, actor: &Handle) -> Result<(), 
         })
         .debug("member", move || format!("{:#?}\n", *debug.borrow()));
     let at = config.admin;
-    admin::serve(runtime, at, admin).await.map_err(|source| Error::Listen { at, source })?;
+    admin::serve(runtime, at, admin)
+        .await
+        .map_err(|source| Error::Listen { at, source })?;
     Ok(())
 }

@@ -60,13 +60,21 @@ impl Beats {
         view: watch::Receiver<View>,
         seen: watch::Receiver<Seen>,
     ) -> Arc<Self> {
-        Arc::new(Self { group, member, view, seen, contacts: Mutex::default() })
+        Arc::new(Self {
+            group,
+            member,
+            view,
+            seen,
+            contacts: Mutex::default(),
+        })
     }
 
     /// Dials every other member and beats.
     pub(crate) fn dial(self: &Arc<Self>, runtime: &Runtime, peers: &Arc<Peers>) {
         for member in peers.ids() {
-            let Some(mut client) = peers.client(member) else { continue };
+            let Some(mut client) = peers.client(member) else {
+                continue;
+            };
             let (beats, at, shutdown) = (self.clone(), runtime.clone(), runtime.shutdown());
             let work = async move {
                 loop {
@@ -83,12 +91,14 @@ impl Beats {
                     sleep(AGAIN).await;
                 }
             };
-            runtime.tasks().spawn(format!("beats-{member}"), async move {
-                tokio::select! {
-                    () = work => {}
-                    () = shutdown.requested() => {}
-                }
-            });
+            runtime
+                .tasks()
+                .spawn(format!("beats-{member}"), async move {
+                    tokio::select! {
+                        () = work => {}
+                        () = shutdown.requested() => {}
+                    }
+                });
         }
     }
 
@@ -210,7 +220,11 @@ impl Beats {
             .map(|contact| contact.proved)
             .collect();
         proved.sort_unstable();
-        proved.len().checked_sub(k).and_then(|at| proved.get(at)).copied()
+        proved
+            .len()
+            .checked_sub(k)
+            .and_then(|at| proved.get(at))
+            .copied()
     }
 }
 
@@ -230,7 +244,10 @@ struct Numbers {
 
 impl Line {
     fn new(sender: mpsc::Sender<wire::Beat>) -> Self {
-        Self { sender, numbers: Arc::default() }
+        Self {
+            sender,
+            numbers: Arc::default(),
+        }
     }
 
     fn next(&self) -> (u64, u64) {
@@ -248,6 +265,10 @@ impl Line {
     fn heard(&self, beat: &Beat) -> Option<Instant> {
         let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         numbers.heard = numbers.heard.max(beat.number);
-        numbers.sent.iter().find(|(number, _)| *number == beat.heard).map(|(_, at)| *at)
+        numbers
+            .sent
+            .iter()
+            .find(|(number, _)| *number == beat.heard)
+            .map(|(_, at)| *at)
     }
 }

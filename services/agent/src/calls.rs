@@ -38,10 +38,15 @@ pub(crate) async fn call_member(
     let message = call_message(group, from, to, what);
     let answered = timeout(CALL_LIMIT, client.call(message)).await;
     let answered = answered.map_err(|_| format!("no answer within {CALL_LIMIT:?}"))?;
-    let message = answered.map_err(|status| status.message().to_owned())?.into_inner();
+    let message = answered
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
     let sent = answer(&message).map_err(|error| error.to_string())?;
     if sent.group != *group || sent.from != *to {
-        return Err(format!("{} of {} answered in its place", sent.from, sent.group));
+        return Err(format!(
+            "{} of {} answered in its place",
+            sent.from, sent.group
+        ));
     }
     Ok(sent.message)
 }
@@ -57,7 +62,13 @@ pub(crate) fn serve(
 ) -> SocketAddr {
     let at = listener.local_addr();
     let (runtime_here, shutdown) = (runtime.clone(), runtime.shutdown());
-    let service = Served { runtime: runtime_here, group, member, actor, beats };
+    let service = Served {
+        runtime: runtime_here,
+        group,
+        member,
+        actor,
+        beats,
+    };
     runtime.tasks().spawn("calls", async move {
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -96,11 +107,18 @@ impl Member for Served {
         let invalid = |error: String| Status::invalid_argument(error);
         let (sent, to) = call(&request.into_inner()).map_err(|error| invalid(error.to_string()))?;
         if sent.group != self.group || to != self.member {
-            return Err(invalid(format!("this is {} of {}", self.member, self.group)));
+            return Err(invalid(format!(
+                "this is {} of {}",
+                self.member, self.group
+            )));
         }
         let answered = self.actor.call(sent.message).await;
         let answer = answered.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(answer_message(&self.group, &self.member, &answer)))
+        Ok(Response::new(answer_message(
+            &self.group,
+            &self.member,
+            &answer,
+        )))
     }
 
     async fn beats(

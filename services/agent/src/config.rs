@@ -96,11 +96,17 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |why: String| Err(Error::Config(why));
         if !self.members.contains_key(&self.member) {
-            return wrong(format!("`members` does not name this member, {}", self.member));
+            return wrong(format!(
+                "`members` does not name this member, {}",
+                self.member
+            ));
         }
         if usize::from(self.k) >= self.members.len() {
             let others = self.members.len() - 1;
-            return wrong(format!("`k` is {}, and there are {others} other members", self.k));
+            return wrong(format!(
+                "`k` is {}, and there are {others} other members",
+                self.k
+            ));
         }
         if self.control.is_empty() {
             return wrong("`control` is empty".into());
@@ -110,6 +116,10 @@ impl Config {
 
     /// All members but this one.
     pub fn others(&self) -> Vec<MemberId> {
-        self.members.keys().filter(|id| **id != self.member).cloned().collect()
+        self.members
+            .keys()
+            .filter(|id| **id != self.member)
+            .cloned()
+            .collect()
     }
 }

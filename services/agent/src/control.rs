@@ -148,7 +148,11 @@ impl ToControl {
 
     async fn obey(&self, order: Order) {
         match order {
-            Order::Admit { group, member, volume } => {
+            Order::Admit {
+                group,
+                member,
+                volume,
+            } => {
                 if group == self.group && member == self.member {
                     // The actor is gone only when the process ends.
                     drop(self.actor.send(Command::Admit { volume }).await);
@@ -168,7 +172,11 @@ impl ToControl {
                     drop(reports.send(ReportBody::SchemaApplied(applied)).await);
                 });
             }
-            Order::HashRows { id, shards, at_least } => {
+            Order::HashRows {
+                id,
+                shards,
+                at_least,
+            } => {
                 let (database, reports) = (self.database.clone(), self.reports.clone());
                 self.runtime.tasks().spawn("hash-rows", async move {
                     let hashed = orders::hash(&database, id, shards, at_least).await;

@@ -36,7 +36,13 @@ struct Sessions {
 impl Database {
     pub(crate) fn new(runtime: Runtime, options: ServerOptions) -> Arc<Self> {
         let (process, sessions) = (AsyncMutex::new(None), Mutex::default());
-        Arc::new(Self { runtime, options, process, start: AtomicU64::new(0), sessions })
+        Arc::new(Self {
+            runtime,
+            options,
+            process,
+            start: AtomicU64::new(0),
+            sessions,
+        })
     }
 
     /// Orders a start: its number, for [`Database::start`].
@@ -109,13 +115,17 @@ impl Database {
     pub(crate) async fn line(&self) -> Result<(LogEnd, Vec<TermRow>), Error> {
         let session = self.kept().await?;
         let reading = read_line(&session, &self.options.layout);
-        Ok(timeout(READ_LIMIT, reading).await.map_err(|_| too_long())??)
+        Ok(timeout(READ_LIMIT, reading)
+            .await
+            .map_err(|_| too_long())??)
     }
 
     /// The state of the log.
     pub(crate) async fn log(&self) -> Result<LogState, Error> {
         let session = self.kept().await?;
-        Ok(timeout(READ_LIMIT, read_log(&session)).await.map_err(|_| too_long())??)
+        Ok(timeout(READ_LIMIT, read_log(&session))
+            .await
+            .map_err(|_| too_long())??)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
@@ -124,5 +134,8 @@ impl Database {
 }
 
 fn too_long() -> Error {
-    Error::TooLong { what: "reading the log's end", limit_ms: READ_LIMIT.as_millis() }
+    Error::TooLong {
+        what: "reading the log's end",
+        limit_ms: READ_LIMIT.as_millis(),
+    }
 }

@@ -74,13 +74,20 @@ impl Driving {
         let task = self.runtime.tasks().spawn("driver", async move {
             driving.run(starting).await;
         });
-        *now = Some(Run { order, task: task.scoped(), last: Progress::Recruiting });
+        *now = Some(Run {
+            order,
+            task: task.scoped(),
+            last: Progress::Recruiting,
+        });
     }
 
     /// Stops driving this op, if it is the one.
     pub(crate) fn stand_down(&self, term: Term, op: &str) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.as_ref().is_some_and(|run| run.order.term == term && run.order.op == op) {
+        if now
+            .as_ref()
+            .is_some_and(|run| run.order.term == term && run.order.op == op)
+        {
             *now = None;
         }
     }
@@ -88,7 +95,8 @@ impl Driving {
     /// What control is told after its stream was lost.
     pub(crate) fn last(&self) -> Option<ReportBody> {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.as_ref().map(|run| progress(&run.order, run.last.clone()))
+        now.as_ref()
+            .map(|run| progress(&run.order, run.last.clone()))
     }
 
     fn report(&self, order: &DriveOrder, step: Progress) {
@@ -98,7 +106,11 @@ impl Driving {
 
     fn note(&self, order: &DriveOrder, step: Progress) {
         info!(term = %order.term, op = order.op, ?step, "op");
-        if let Some(run) = self.now.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+        if let Some(run) = self
+            .now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
             && run.order == *order
         {
             run.last = step.clone();
@@ -125,7 +137,13 @@ impl Driving {
                     Output::Open { term } => {
                         let done = self.actor.order(|done| Command::Open { term, done }).await;
                         if let Err(reason) = done {
-                            self.note(&order, Progress::GaveUp { reason, better: None });
+                            self.note(
+                                &order,
+                                Progress::GaveUp {
+                                    reason,
+                                    better: None,
+                                },
+                            );
                             return;
                         }
                         self.fail_at(FailPoint::P7);
@@ -145,9 +163,14 @@ impl Driving {
             if driver.ended() {
                 return;
             }
-            let Some(input) = inputs.recv().await else { return };
+            let Some(input) = inputs.recv().await else {
+                return;
+            };
             match &input {
-                Input::Answer { answer: Answer::Demoted { .. }, .. } => {
+                Input::Answer {
+                    answer: Answer::Demoted { .. },
+                    ..
+                } => {
                     self.fail_at(FailPoint::P3);
                 }
                 Input::Replayed => self.fail_at(FailPoint::P4),
@@ -170,7 +193,10 @@ impl Driving {
         let mut silent = true;
         loop {
             let answer = if to == self.member {
-                self.actor.call(call.clone()).await.map_err(|error| error.to_string())
+                self.actor
+                    .call(call.clone())
+                    .await
+                    .map_err(|error| error.to_string())
             } else {
                 call_member(&self.peers, &self.group, &self.member, &to, &call).await
             };
@@ -199,12 +225,18 @@ impl Driving {
         let result = match output {
             Output::AwaitReplayed(lsn) => self.replayed(lsn).await.map(|()| Input::Replayed),
             Output::Promote { term } => {
-                let done = self.actor.order(|done| Command::Promote { term, done }).await;
+                let done = self
+                    .actor
+                    .order(|done| Command::Promote { term, done })
+                    .await;
                 done.map(|()| Input::Promoted)
             }
             Output::OpeningTransaction { .. } => {
                 let order = Box::new(order.clone());
-                let row = self.actor.order(|done| Command::Opening { order, done }).await;
+                let row = self
+                    .actor
+                    .order(|done| Command::Opening { order, done })
+                    .await;
                 row.map(|row| Input::Acknowledged { row: Some(row) })
             }
             Output::ChangeOwners { term, grants } => {
@@ -237,12 +269,20 @@ impl Driving {
         row: Option<TermRow>,
     ) -> Result<(), String> {
         let view = self.actor.view.borrow().clone();
-        let open = if row.is_some() { view.led.is_some() } else { view.leading == Some(term) };
+        let open = if row.is_some() {
+            view.led.is_some()
+        } else {
+            view.leading == Some(term)
+        };
         if !open || view.promise != term {
             return Err(Refused::NotReady.to_string());
         }
         // A newer promise cuts this session, and with it the change.
-        let session = self.database.session().await.map_err(|error| in_full(&error))?;
+        let session = self
+            .database
+            .session()
+            .await
+            .map_err(|error| in_full(&error))?;
         let change = InPlace { moves: grants, row };
         let layout = &self.database.options.layout;
         let changed = change_owner(&session, layout, &change, |idle| {
@@ -267,15 +307,25 @@ impl Driving {
             timeline: 0,
             fork: Lsn(0),
             primary: order.target.clone(),
-            members: order.members.iter().map(|member| member.id.clone()).collect(),
+            members: order
+                .members
+                .iter()
+                .map(|member| member.id.clone())
+                .collect(),
             k: order.k,
             op: order.op.clone(),
         };
         self.in_place(term, grants, Some(row)).await?;
-        let (_, history) = self.database.line().await.map_err(|error| in_full(&error))?;
+        let (_, history) = self
+            .database
+            .line()
+            .await
+            .map_err(|error| in_full(&error))?;
         let kept = self.actor.send(Command::KeptOpen { term }).await;
         kept.map_err(|error| error.to_string())?;
-        Ok(Input::Acknowledged { row: history.last().cloned() })
+        Ok(Input::Acknowledged {
+            row: history.last().cloned(),
+        })
     }
 }
 
@@ -295,5 +345,9 @@ fn asks_again(answer: &Answer) -> bool {
 }
 
 fn progress(order: &DriveOrder, progress: Progress) -> ReportBody {
-    ReportBody::Progress { term: order.term, op: order.op.clone(), progress }
+    ReportBody::Progress {
+        term: order.term,
+        op: order.op.clone(),
+        progress,
+    }
 }

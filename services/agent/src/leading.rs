@@ -30,7 +30,8 @@ pub(crate) fn repeat_follow(
     peers: &Arc<Peers>,
     actor: &Handle,
 ) {
-    for other in peers.ids().cloned() {
+    for other in peers.ids() {
+        let other = other.clone();
         let (group, member) = (group.clone(), member.clone());
         let (peers, mut view) = (peers.clone(), actor.view.clone());
         let shutdown = runtime.shutdown();
@@ -43,7 +44,12 @@ pub(crate) fn repeat_follow(
                 let (term, history) = leading;
                 if let Some(term) = term {
                     let upstream = member.clone();
-                    let call = Call::Follow { term, upstream, history, settled: true };
+                    let call = Call::Follow {
+                        term,
+                        upstream,
+                        history,
+                        settled: true,
+                    };
                     let answer = call_member(&peers, &group, &member, &other, &call).await;
                     debug!(%other, ?answer, "follow");
                 }
@@ -86,9 +92,15 @@ pub(crate) fn watch_isolation(
                 // Just opened: its standbys have confirmed the opening transaction.
                 opened = Some((term, now));
             }
-            let confirmed = if k == 0 { Some(now) } else { beats.confirmed(term, k) };
+            let confirmed = if k == 0 {
+                Some(now)
+            } else {
+                beats.confirmed(term, k)
+            };
             let opened_at = opened.filter(|(of, _)| *of == term).map(|(_, at)| at);
-            let Some(latest) = confirmed.max(opened_at) else { continue };
+            let Some(latest) = confirmed.max(opened_at) else {
+                continue;
+            };
             let valid_until = latest + ISOLATION_LIMIT;
             port.valid_until(valid_until);
             let told = match role {

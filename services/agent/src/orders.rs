@@ -42,14 +42,24 @@ pub(crate) async fn apply(
     sql: String,
     shards: Vec<ShardId>,
 ) -> SchemaApplied {
-    let mut applied = SchemaApplied { id: id.clone(), shards: Vec::new(), error: None };
+    let mut applied = SchemaApplied {
+        id: id.clone(),
+        shards: Vec::new(),
+        error: None,
+    };
     let file = SchemaFile { name: id, sql };
     let work = async {
         let session = database.session().await?;
-        let shards = if shards.is_empty() { all_shards(&session).await? } else { shards };
+        let shards = if shards.is_empty() {
+            all_shards(&session).await?
+        } else {
+            shards
+        };
         for shard in shards {
             let result = apply_schema(&session, shard, &file).await;
-            let result = result.map(drop).map_err(|error| in_full(&Error::Postgres(error)));
+            let result = result
+                .map(drop)
+                .map_err(|error| in_full(&Error::Postgres(error)));
             applied.shards.push((shard, result));
         }
         Ok::<_, Error>(())
@@ -67,11 +77,20 @@ pub(crate) async fn hash(
     shards: Vec<ShardId>,
     at_least: Lsn,
 ) -> RowsHashed {
-    let mut hashed = RowsHashed { id, lsn: Lsn(0), tables: Vec::new(), error: None };
+    let mut hashed = RowsHashed {
+        id,
+        lsn: Lsn(0),
+        tables: Vec::new(),
+        error: None,
+    };
     let work = async {
         let session = database.session().await?;
         hashed.lsn = replayed(&session, at_least).await?;
-        let shards = if shards.is_empty() { all_shards(&session).await? } else { shards };
+        let shards = if shards.is_empty() {
+            all_shards(&session).await?
+        } else {
+            shards
+        };
         let tables = row_hashes(&session, &shards).await?;
         hashed.tables = tables
             .into_iter()
@@ -99,7 +118,10 @@ async fn replayed(session: &Session, at_least: Lsn) -> Result<Lsn, Error> {
         }
         if started.elapsed() > REPLAY_LIMIT {
             let limit_ms = REPLAY_LIMIT.as_millis();
-            return Err(Error::TooLong { what: "replaying what is to be hashed", limit_ms });
+            return Err(Error::TooLong {
+                what: "replaying what is to be hashed",
+                limit_ms,
+            });
         }
         sleep(REPLAY_POLL).await;
     }

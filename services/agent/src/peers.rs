@@ -16,7 +16,10 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(runtime: &Runtime, config: &Config) -> Self {
-        let others = config.members.iter().filter(|(id, _)| **id != config.member);
+        let others = config
+            .members
+            .iter()
+            .filter(|(id, _)| **id != config.member);
         let peers = others
             .map(|(id, peer)| {
                 let client = MemberClient::new(runtime.grpc_channel(peer.calls));

@@ -60,7 +60,10 @@ impl Port {
         Arc::new(Self {
             runtime: runtime.clone(),
             database,
-            gate: watch::Sender::new(Gate { promise: Term::ZERO, open: None }),
+            gate: watch::Sender::new(Gate {
+                promise: Term::ZERO,
+                open: None,
+            }),
             clients: Mutex::default(),
             alive: watch::Sender::new(0),
             valid_until: Mutex::new(Instant::now()),
@@ -93,7 +96,10 @@ impl Port {
 
     /// Serves clients under this term.
     pub(crate) fn open(&self, term: Term) {
-        self.gate.send_replace(Gate { promise: term, open: Some(term) });
+        self.gate.send_replace(Gate {
+            promise: term,
+            open: Some(term),
+        });
         info!(%term, "port open");
     }
 
@@ -109,7 +115,10 @@ impl Port {
 
     /// Closes: returns when every client's socket is closed. No backend is told to end.
     pub(crate) async fn close(&self, promise: Term) {
-        self.gate.send_replace(Gate { promise, open: None });
+        self.gate.send_replace(Gate {
+            promise,
+            open: None,
+        });
         let cut: Vec<u64> = {
             let clients = self.lock();
             clients.values().for_each(|client| client.cut.cancel());
@@ -133,7 +142,10 @@ impl Port {
 
     /// Answers may be given until `moment`.
     pub(crate) fn valid_until(&self, moment: Instant) {
-        *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        *self
+            .valid_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = moment;
     }
 
     /// Closes the sockets of these backends' clients.
@@ -151,7 +163,11 @@ impl Port {
     }
 
     fn is_valid(&self) -> bool {
-        Instant::now() < *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner)
+        Instant::now()
+            < *self
+                .valid_until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn admit(self: Arc<Self>, number: u64, stream: Stream) {
@@ -162,7 +178,13 @@ impl Port {
                 return;
             }
             // Both under one lock, so that a close that follows sees this client.
-            clients.insert(number, Client { cut: cut.clone(), backend: None });
+            clients.insert(
+                number,
+                Client {
+                    cut: cut.clone(),
+                    backend: None,
+                },
+            );
             self.alive.send_modify(|alive| *alive += 1);
             self.gate.borrow().promise
         };
@@ -188,7 +210,9 @@ impl Port {
         let Ok(startup) = timeout(STARTUP_LIMIT, startup(&mut client, &mut input)).await else {
             return Ok(());
         };
-        let Some(startup) = startup? else { return Ok(()) };
+        let Some(startup) = startup? else {
+            return Ok(());
+        };
         if let Err((code, text)) = admissible(&startup) {
             return refuse(&mut client, code, &text).await;
         }
@@ -312,8 +336,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        let request =
-            decode_startup(input, Limits::default()).map_err(std::io::Error::other)?;
+        let request = decode_startup(input, Limits::default()).map_err(std::io::Error::other)?;
         match request {
             Some(StartupRequest::Ssl | StartupRequest::GssEnc) => client.write_all(b"N").await?,
             // A cancel that reaches a session that waits for its quorum turns into a false
@@ -339,7 +362,10 @@ fn admissible(startup: &StartupMessage) -> Result<(), (&'static str, String)> {
     if startup.get("replication").is_some() {
         return Err(("28000", "no replication through the client port".into()));
     }
-    if startup.get("database").is_some_and(|name| name != atoll_postgres::DATABASE) {
+    if startup
+        .get("database")
+        .is_some_and(|name| name != atoll_postgres::DATABASE)
+    {
         let text = format!("there is one database, {:?}", atoll_postgres::DATABASE);
         return Err(("3D000", text));
     }

@@ -43,7 +43,11 @@ pub struct Promise {
 impl Promise {
     /// A new member, admitted with this volume.
     pub fn born(volume: String) -> Self {
-        let durable = Durable { promise: Term::new(1), upstream: None, mark: Mark::None };
+        let durable = Durable {
+            promise: Term::new(1),
+            upstream: None,
+            mark: Mark::None,
+        };
         Self { volume, durable }
     }
 }
@@ -67,7 +71,8 @@ impl PromiseFile {
         let mut last: Option<(u64, Promise)> = None;
         for offset in SLOTS {
             let mut slot = [0; SLOT_BYTES];
-            file.read_exact_at(&mut slot, offset).map_err(failed(path))?;
+            file.read_exact_at(&mut slot, offset)
+                .map_err(failed(path))?;
             if let Some(found) = decode(&slot)
                 && last.as_ref().is_none_or(|(number, _)| found.0 > *number)
             {
@@ -75,9 +80,15 @@ impl PromiseFile {
             }
         }
         let what = "has no slot that can be read; this member's promise is lost";
-        let (number, promise) = last
-            .ok_or_else(|| Error::PromiseContent { path: path.to_owned(), what })?;
-        let mut opened = Self { path: path.to_owned(), file, number };
+        let (number, promise) = last.ok_or_else(|| Error::PromiseContent {
+            path: path.to_owned(),
+            what,
+        })?;
+        let mut opened = Self {
+            path: path.to_owned(),
+            file,
+            number,
+        };
         // After a broken-off write the slots differ; make them alike before anything is added.
         opened.write(&promise)?;
         Ok(Some((opened, promise)))
@@ -95,7 +106,11 @@ impl PromiseFile {
             .map_err(failed(path))?;
         let zeros = vec![0; usize::try_from(FILE_BYTES).unwrap_or(0)];
         file.write_all_at(&zeros, 0).map_err(failed(path))?;
-        let mut created = Self { path: path.to_owned(), file, number: 0 };
+        let mut created = Self {
+            path: path.to_owned(),
+            file,
+            number: 0,
+        };
         created.write(promise)?;
         created.file.sync_all().map_err(failed(path))?;
         std::fs::rename(&making, path).map_err(failed(path))?;
@@ -115,10 +130,14 @@ impl PromiseFile {
             what: "has no room for this promise",
         })?;
         let [first, second] = SLOTS;
-        self.file.write_all_at(&slot, first).map_err(failed(&self.path))?;
+        self.file
+            .write_all_at(&slot, first)
+            .map_err(failed(&self.path))?;
         self.file.sync_data().map_err(failed(&self.path))?;
         // The twin becomes durable with the next sync at the latest.
-        self.file.write_all_at(&slot, second).map_err(failed(&self.path))
+        self.file
+            .write_all_at(&slot, second)
+            .map_err(failed(&self.path))
     }
 }
 
@@ -162,8 +181,15 @@ mod tests {
 
     fn promise(term: u64) -> Promise {
         let upstream = Some(MemberId::parse("a".repeat(40)).unwrap());
-        let durable = Durable { promise: Term::new(term), upstream, mark: Mark::Rebuilding };
-        Promise { volume: "v".repeat(64), durable }
+        let durable = Durable {
+            promise: Term::new(term),
+            upstream,
+            mark: Mark::Rebuilding,
+        };
+        Promise {
+            volume: "v".repeat(64),
+            durable,
+        }
     }
 
     fn reopened(path: &Path) -> Promise {
@@ -192,7 +218,11 @@ mod tests {
         for bytes in [1, 17, 100, 300, SLOT_BYTES - 1] {
             let file = OpenOptions::new().write(true).open(&path).unwrap();
             file.write_all_at(&torn[..bytes], SLOTS[0]).unwrap();
-            assert_eq!(reopened(&path), promise(6), "{bytes} bytes of the new promise");
+            assert_eq!(
+                reopened(&path),
+                promise(6),
+                "{bytes} bytes of the new promise"
+            );
         }
     }
 
@@ -209,6 +239,9 @@ mod tests {
         for slot in SLOTS {
             file.file.write_all_at(b"rot", slot + 30).unwrap();
         }
-        assert!(matches!(PromiseFile::open(&path), Err(Error::PromiseContent { .. })));
+        assert!(matches!(
+            PromiseFile::open(&path),
+            Err(Error::PromiseContent { .. })
+        ));
     }
 }

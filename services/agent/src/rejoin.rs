@@ -17,7 +17,11 @@ const REBUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Begins; `Command::Rebuilt` tells the end.
 pub(crate) fn spawn(acts: &Acts, path: JoinPath) {
-    let (database, copy, commands) = (acts.database.clone(), acts.copy.clone(), acts.commands.clone());
+    let (database, copy, commands) = (
+        acts.database.clone(),
+        acts.copy.clone(),
+        acts.commands.clone(),
+    );
     let (rebuild, alone) = (acts.rebuild, acts.rebuilding.clone());
     acts.runtime.tasks().spawn("rebuild", async move {
         let alone = alone.lock().await;
@@ -37,13 +41,17 @@ async fn run(database: &Arc<Database>, path: JoinPath) -> Result<(), String> {
     database.quit().await.map_err(|error| error.to_string())?;
     let options = &database.options;
     let (binaries, launcher, layout) = (&options.binaries, &options.launcher, &options.layout);
-    let source = Source { folder: layout.copy() };
+    let source = Source {
+        folder: layout.copy(),
+    };
     if path == JoinPath::Rewind {
         let rewound = async {
             // pg_rewind reads the source's timeline from its last checkpoint.
             let session =
                 Session::open_as(&database.runtime, &layout.copy_socket(), SUPERUSER).await?;
-            session.execute("checkpoint the source", "CHECKPOINT").await?;
+            session
+                .execute("checkpoint the source", "CHECKPOINT")
+                .await?;
             options.settings.write(layout)?;
             rewind(binaries, launcher, layout, &source).await
         };
@@ -55,7 +63,9 @@ async fn run(database: &Arc<Database>, path: JoinPath) -> Result<(), String> {
             Err(error) => warn!(%error, "the rewind failed; cloning"),
         }
     }
-    clone(binaries, launcher, layout, &source).await.map_err(|error| error.to_string())?;
+    clone(binaries, launcher, layout, &source)
+        .await
+        .map_err(|error| error.to_string())?;
     info!("cloned");
     Ok(())
 }

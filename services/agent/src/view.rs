@@ -42,7 +42,11 @@ impl View {
 
     /// After a step.
     pub(crate) fn of(member: &Member, volume: &str) -> Self {
-        let Durable { promise, upstream, mark } = member.durable().clone();
+        let Durable {
+            promise,
+            upstream,
+            mark,
+        } = member.durable().clone();
         let led = match member.role() {
             Role::Primary { led, .. } => Some(*led),
             _ => None,
@@ -51,7 +55,11 @@ impl View {
             volume: Some(volume.to_owned()),
             promise,
             upstream,
-            role: if mark == Mark::Lost { MemberRole::Lost } else { member.role().into() },
+            role: if mark == Mark::Lost {
+                MemberRole::Lost
+            } else {
+                member.role().into()
+            },
             led,
             serving: member.serving(),
             leading: member.leading(),

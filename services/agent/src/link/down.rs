@@ -76,7 +76,10 @@ impl Down {
             relays: Running::new(),
             held: Running::new(),
         });
-        let failed = |source| Error::ListenUnix { at: path.clone(), source };
+        let failed = |source| Error::ListenUnix {
+            at: path.clone(),
+            source,
+        };
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(error));
@@ -107,14 +110,20 @@ impl Down {
                 old.cut.cancel();
             }
             let cut = CancellationToken::new();
-            *target = Some(Target { upstream: upstream.clone(), cut });
+            *target = Some(Target {
+                upstream: upstream.clone(),
+                cut,
+            });
             true
         });
     }
 
     /// Whose log is taken.
     pub(crate) fn upstream(&self) -> Option<MemberId> {
-        self.target.borrow().as_ref().map(|target| target.upstream.clone())
+        self.target
+            .borrow()
+            .as_ref()
+            .map(|target| target.upstream.clone())
     }
 
     /// Cuts and holds: returns when no byte can pass any more.
@@ -139,7 +148,9 @@ impl Down {
                 Ok((local, _)) => {
                     let down = self.clone();
                     let name = format!("link-{:?}", self.purpose);
-                    self.runtime.tasks().spawn(name, async move { down.carry(local).await });
+                    self.runtime
+                        .tasks()
+                        .spawn(name, async move { down.carry(local).await });
                 }
                 Err(error) => {
                     warn!(%error, "a receiver's connection was not accepted");

@@ -15,14 +15,15 @@ pub(crate) struct Run(watch::Sender<usize>);
 
 impl Running {
     pub(crate) fn new() -> Self {
-        Self { count: watch::Sender::new(0) }
+        Self {
+            count: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn begin(&self) -> Run {
         self.count.send_modify(|count| *count += 1);
         Run(self.count.clone())
     }
-
 
     /// Waits until `enough` says so.
     pub(crate) async fn until(&self, enough: impl FnMut(&usize) -> bool) {

@@ -38,7 +38,10 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { links: Mutex::default(), running: Running::new() })
+        Arc::new(Self {
+            links: Mutex::default(),
+            running: Running::new(),
+        })
     }
 
     /// Registers a link before its standby is told, so that a cut that follows cuts it.
@@ -61,7 +64,10 @@ impl Up {
             }
         };
         links.insert((greeting.from.clone(), number), cut.clone());
-        Permit { cut, run: self.running.begin() }
+        Permit {
+            cut,
+            run: self.running.begin(),
+        }
     }
 
     /// Cuts all links but those of `except`; returns when no byte can pass any more.

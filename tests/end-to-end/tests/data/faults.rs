@@ -31,9 +31,11 @@ async fn a_primary_whose_postmaster_is_killed_is_succeeded_and_comes_back() -> R
     writers.progress(100, WRITES_LIMIT).await?;
     group.agents[0].kill_postmaster()?;
     let (lost, started) = (group.member(0), Instant::now());
-    let exit = group.control.until(WRITES_LIMIT, "the exit reported", |control| {
-        control.status(&lost)?.exit.filter(|exit| !exit.ordered)
-    });
+    let exit = group
+        .control
+        .until(WRITES_LIMIT, "the exit reported", |control| {
+            control.status(&lost)?.exit.filter(|exit| !exit.ordered)
+        });
     exit.await?;
     println!("exit reported after {:?}", started.elapsed());
     fail_over(&mut group, 1, writers).await?;
@@ -51,7 +53,10 @@ async fn a_killed_agent_takes_its_postgres_along_and_comes_back() -> Result<()> 
     fail_over(&mut group, 2, writers).await?;
     let started = Instant::now();
     while !group.agents[0].postgres().is_empty() {
-        ensure!(started.elapsed() < Duration::from_secs(10), "PostgreSQL outlived its agent");
+        ensure!(
+            started.elapsed() < Duration::from_secs(10),
+            "PostgreSQL outlived its agent"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     group.agents[0].start()?;
@@ -76,7 +81,10 @@ async fn a_frozen_primary_that_thaws_has_told_nobody_anything_new() -> Result<()
         Duration::from_secs(5),
         old.query_one("SELECT count(*) FROM s00000.t", &[]),
     );
-    ensure!(!matches!(read.await, Ok(Ok(_))), "the thawed primary answered a read");
+    ensure!(
+        !matches!(read.await, Ok(Ok(_))),
+        "the thawed primary answered a read"
+    );
     group.members_are_equal().await?;
     Ok(())
 }
@@ -109,12 +117,18 @@ async fn a_primary_that_nobody_hears_serves_nobody_and_serves_again_when_heard()
         group.cut(other, 0)?;
         group.cut(0, other)?;
     }
-    let isolated = group.until_role(0, |role| role == MemberRole::Isolated).await?;
+    let isolated = group
+        .until_role(0, |role| role == MemberRole::Isolated)
+        .await?;
     assert_eq!(isolated.open, None);
     group.heal()?;
-    group.until_role(0, |role| role == MemberRole::Serving).await?;
+    group
+        .until_role(0, |role| role == MemberRole::Serving)
+        .await?;
     let client = group.client(0, "cell_a").await?;
-    client.execute("INSERT INTO s00000.t (id) VALUES (1)", &[]).await?;
+    client
+        .execute("INSERT INTO s00000.t (id) VALUES (1)", &[])
+        .await?;
     group.members_are_equal().await?;
     Ok(())
 }

@@ -25,7 +25,10 @@ async fn a_planned_switchover_under_writers_loses_nothing_and_the_old_primary_fo
     group.members_are_equal().await?;
     // The cell that had the shards before may not write them any more.
     let client = group.client(1, "cell_a").await?;
-    let refused = client.execute("INSERT INTO s00000.t (id) VALUES (1)", &[]).await.unwrap_err();
+    let refused = client
+        .execute("INSERT INTO s00000.t (id) VALUES (1)", &[])
+        .await
+        .unwrap_err();
     assert_eq!(refused.code().map(|code| code.code()), Some("42501"));
     Ok(())
 }
@@ -36,7 +39,9 @@ async fn there_and_back_again_every_timeline_is_its_term() -> Result<()> {
     let writers = group.writers(4);
     for (target, cell) in [(1, "b"), (2, "c"), (0, "a"), (1, "b")] {
         writers.progress(40, WRITES_LIMIT).await?;
-        group.op(OpKind::Switchover, target, &[(0, 1, cell)]).await?;
+        group
+            .op(OpKind::Switchover, target, &[(0, 1, cell)])
+            .await?;
         group.point(&writers, cell);
         writers.progress(40, WRITES_LIMIT).await?;
         group.members_are_joined().await?;
@@ -51,14 +56,15 @@ async fn there_and_back_again_every_timeline_is_its_term() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_change_in_place_passes_an_idle_transaction_and_leaves_the_other_shard() -> Result<()>
-{
+async fn an_owner_change_in_place_passes_an_idle_transaction_and_leaves_the_other_shard()
+-> Result<()> {
     let mut group = Group::born(GroupOptions::default()).await?;
     let writers = group.writers(4);
     writers.progress(40, WRITES_LIMIT).await?;
     // It would hold the drain lock up for its ten seconds.
     let idle = group.client(0, "cell_a").await?;
-    idle.batch_execute("BEGIN; INSERT INTO s00000.t (id) VALUES (7)").await?;
+    idle.batch_execute("BEGIN; INSERT INTO s00000.t (id) VALUES (7)")
+        .await?;
     let other = group.client(0, "cell_a").await?;
     let order = group.begin(OpKind::OwnerChange, 0, &[(0, 0, "b")], None)?;
     let started = Instant::now();
@@ -67,10 +73,18 @@ async fn an_owner_change_in_place_passes_an_idle_transaction_and_leaves_the_othe
     group.point(&writers, "b");
     writers.progress(40, WRITES_LIMIT).await?;
     // Shard 1 stays with its owner, and its session lives.
-    other.execute("INSERT INTO s00001.t (id) VALUES (1)", &[]).await?;
-    let refused = other.execute("INSERT INTO s00000.t (id) VALUES (1)", &[]).await.unwrap_err();
+    other
+        .execute("INSERT INTO s00001.t (id) VALUES (1)", &[])
+        .await?;
+    let refused = other
+        .execute("INSERT INTO s00000.t (id) VALUES (1)", &[])
+        .await
+        .unwrap_err();
     assert_eq!(refused.code().map(|code| code.code()), Some("42501"));
-    assert!(idle.batch_execute("COMMIT").await.is_err(), "the idle transaction was aborted");
+    assert!(
+        idle.batch_execute("COMMIT").await.is_err(),
+        "the idle transaction was aborted"
+    );
     let tally = writers.stop().await;
     group.nothing_is_lost(&tally, "b").await?;
     group.members_are_equal().await?;
@@ -84,11 +98,41 @@ async fn nothing_that_a_client_sends_is_executed_before_the_port_is_open() -> Re
     // A connection to the coming primary, opened ahead: its start-up exchange is relayed.
     let warm = group.client(1, "cell_a").await?;
     let waiting = warm.query_one("SELECT 1", &[]);
-    assert!(timeout(std::time::Duration::from_millis(500), waiting).await.is_err());
+    assert!(
+        timeout(std::time::Duration::from_millis(500), waiting)
+            .await
+            .is_err()
+    );
     let order = group.begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)?;
     group.finish_op(&order).await?;
-    assert!(matches!(group.control.progress(order.term), Some(Progress::Open { .. })));
+    assert!(matches!(
+        group.control.progress(order.term),
+        Some(Progress::Open { .. })
+    ));
     // It was opened for another promise, so it was cut.
     assert!(warm.query_one("SELECT 1", &[]).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_never_reaches_a_backend_and_only_cells_may_enter() -> Result<()> {
+    let group = Group::born(GroupOptions::default()).await?;
+    let client = group.client(0, "cell_a").await?;
+    let cancel = client.cancel_token();
+    // One that reached a commit that waits for its quorum would turn it into a false success.
+    let (slept, cancelled) = tokio::join!(
+        client.query_one("SELECT pg_sleep(1)", &[]),
+        cancel.cancel_query(tokio_postgres::NoTls)
+    );
+    slept?;
+    cancelled?;
+    for role in [
+        "atoll_agent",
+        "atoll_replication",
+        "atoll_owner",
+        "postgres",
+    ] {
+        assert!(group.client(0, role).await.is_err(), "{role} entered");
+    }
     Ok(())
 }

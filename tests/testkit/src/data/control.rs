@@ -74,7 +74,12 @@ impl ControlStub {
 
     /// What a member last said about itself.
     pub fn status(&self, member: &MemberId) -> Option<MemberStatus> {
-        self.heard.lock().expect("no panic").status.get(member).cloned()
+        self.heard
+            .lock()
+            .expect("no panic")
+            .status
+            .get(member)
+            .cloned()
     }
 
     /// Forgets what a member said: the next status is news.
@@ -87,17 +92,33 @@ impl ControlStub {
     /// The last progress of the op at this term.
     pub fn progress(&self, term: Term) -> Option<Progress> {
         let heard = self.heard.lock().expect("no panic");
-        heard.progress.iter().rfind(|(_, of, _)| *of == term).map(|(_, _, step)| step.clone())
+        heard
+            .progress
+            .iter()
+            .rfind(|(_, of, _)| *of == term)
+            .map(|(_, _, step)| step.clone())
     }
 
     /// Sends an order; waits for the agent to be connected.
     pub async fn order(&self, member: &MemberId, order: Order) -> Result<()> {
         let connected = self
-            .until(Duration::from_secs(20), &format!("{member} connected"), |stub| {
-                stub.heard.lock().expect("no panic").orders.get(member).cloned()
-            })
+            .until(
+                Duration::from_secs(20),
+                &format!("{member} connected"),
+                |stub| {
+                    stub.heard
+                        .lock()
+                        .expect("no panic")
+                        .orders
+                        .get(member)
+                        .cloned()
+                },
+            )
             .await?;
-        connected.send(order).await.context("the agent's stream is gone")
+        connected
+            .send(order)
+            .await
+            .context("the agent's stream is gone")
     }
 
     /// Waits until `fact` gives something, at most for `limit`.
@@ -122,15 +143,28 @@ impl ControlStub {
             return Ok(found);
         }
         let heard = self.heard.lock().expect("no panic");
-        bail!("{what}: not within {limit:?}; last seen {:#?} {:?}", heard.status, heard.progress.last())
+        bail!(
+            "{what}: not within {limit:?}; last seen {:#?} {:?}",
+            heard.status,
+            heard.progress.last()
+        )
     }
 
     /// Runs a schema file on this primary.
     pub async fn apply(&self, primary: &MemberId, id: &str, sql: &str) -> Result<SchemaApplied> {
-        let order = Order::ApplySchema { id: id.into(), sql: sql.into(), shards: vec![] };
+        let order = Order::ApplySchema {
+            id: id.into(),
+            sql: sql.into(),
+            shards: vec![],
+        };
         self.order(primary, order).await?;
         self.until(Duration::from_secs(20), "the schema applied", |stub| {
-            stub.heard.lock().expect("no panic").applied.get(id).cloned()
+            stub.heard
+                .lock()
+                .expect("no panic")
+                .applied
+                .get(id)
+                .cloned()
         })
         .await
     }
@@ -142,11 +176,20 @@ impl ControlStub {
         id: &str,
         at_least: atoll_topology::Lsn,
     ) -> Result<RowsHashed> {
-        let order = Order::HashRows { id: id.into(), shards: vec![], at_least };
+        let order = Order::HashRows {
+            id: id.into(),
+            shards: vec![],
+            at_least,
+        };
         self.order(member, order).await?;
         let key = (member.clone(), id.to_owned());
         self.until(Duration::from_secs(40), "the rows hashed", |stub| {
-            stub.heard.lock().expect("no panic").hashed.get(&key).cloned()
+            stub.heard
+                .lock()
+                .expect("no panic")
+                .hashed
+                .get(&key)
+                .cloned()
         })
         .await
     }
@@ -185,24 +228,37 @@ impl Control for ControlStub {
     ) -> Result<Response<Orders>, Status> {
         let mut reports = request.into_inner();
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-        let first = reports.message().await?.ok_or_else(|| Status::invalid_argument("empty"))?;
+        let first = reports
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("empty"))?;
         let first = AgentReport::try_from(first).map_err(|error| invalid(&error))?;
         let member = first.member.clone();
         let (sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
         let volume = self.volumes.get(&member).cloned().unwrap_or_default();
         let (group, admitted) = (self.group.clone(), member.clone());
-        let admit = Order::Admit { group, member: admitted, volume };
+        let admit = Order::Admit {
+            group,
+            member: admitted,
+            volume,
+        };
         sender.try_send(admit).map_err(|error| invalid(&error))?;
-        self.heard.lock().expect("no panic").orders.insert(member, sender);
+        self.heard
+            .lock()
+            .expect("no panic")
+            .orders
+            .insert(member, sender);
         self.note(first);
         let stub = self.clone();
-        self.runtime.tasks().spawn("control-stub-reports", async move {
-            while let Ok(Some(message)) = reports.message().await {
-                if let Ok(report) = AgentReport::try_from(message) {
-                    stub.note(report);
+        self.runtime
+            .tasks()
+            .spawn("control-stub-reports", async move {
+                while let Ok(Some(message)) = reports.message().await {
+                    if let Ok(report) = AgentReport::try_from(message) {
+                        stub.note(report);
+                    }
                 }
-            }
-        });
+            });
         let orders = ReceiverStream::new(orders).map(|order| Ok(wire::AgentOrder::from(&order)));
         Ok(Response::new(Box::pin(orders)))
     }

@@ -41,7 +41,11 @@ pub struct GroupOptions {
 
 impl Default for GroupOptions {
     fn default() -> Self {
-        Self { delay_ms: 15.0, k: 1, agents_k: None }
+        Self {
+            delay_ms: 15.0,
+            k: 1,
+            agents_k: None,
+        }
     }
 }
 
@@ -78,7 +82,10 @@ impl Group {
         let begin = group.begin(OpKind::Failover, 0, &moves, None)?;
         group.finish_op(&begin).await?;
         let sql = "CREATE TABLE t (id bigint PRIMARY KEY)";
-        let applied = group.control.apply(&group.member(0), "1-tables", sql).await?;
+        let applied = group
+            .control
+            .apply(&group.member(0), "1-tables", sql)
+            .await?;
         ensure!(
             applied.error.is_none() && applied.shards.iter().all(|(_, result)| result.is_ok()),
             "{applied:?}"
@@ -90,14 +97,19 @@ impl Group {
     pub async fn admitted(options: &GroupOptions) -> Result<Self> {
         let runtime = Runtime::real(RealOptions::default());
         let (world, listener) = claim_world(&runtime).await?;
-        let folder = tempfile::Builder::new().prefix("atoll-data-").tempdir_in("/var/tmp")?;
+        let folder = tempfile::Builder::new()
+            .prefix("atoll-data-")
+            .tempdir_in("/var/tmp")?;
         atoll_world_mode(folder.path())?;
         let links = folder.path().join("links.json");
         let id = GroupId::parse("g")?;
-        let names: Vec<MemberId> =
-            (1..=3).map(|n| MemberId::parse(format!("g-{n}"))).collect::<Result<_, _>>()?;
-        let volumes: BTreeMap<MemberId, String> =
-            names.iter().map(|name| (name.clone(), format!("volume-{name}"))).collect();
+        let names: Vec<MemberId> = (1..=3)
+            .map(|n| MemberId::parse(format!("g-{n}")))
+            .collect::<Result<_, _>>()?;
+        let volumes: BTreeMap<MemberId, String> = names
+            .iter()
+            .map(|name| (name.clone(), format!("volume-{name}")))
+            .collect();
         let control = ControlStub::serve(&runtime, listener, id.clone(), volumes.clone());
         let agents = names
             .iter()
@@ -109,7 +121,10 @@ impl Group {
             .collect();
         let admitted = volumes
             .iter()
-            .map(|(id, volume)| Admitted { id: id.clone(), volume: volume.clone() })
+            .map(|(id, volume)| Admitted {
+                id: id.clone(),
+                volume: volume.clone(),
+            })
             .collect();
         let owners = (0..2).map(|shard| (ShardId(shard), cell("a")));
         let record = GroupRecord::birth(id, admitted, options.k, owners);
@@ -128,7 +143,9 @@ impl Group {
             agent.start()?;
         }
         for at in 0..3 {
-            group.until_role(at, |role| role == MemberRole::Sealed).await?;
+            group
+                .until_role(at, |role| role == MemberRole::Sealed)
+                .await?;
         }
         Ok(group)
     }
@@ -141,7 +158,10 @@ impl Group {
     /// Which agent's member the record names as primary.
     pub fn primary(&self) -> usize {
         let open = self.record.open.as_ref().expect("born");
-        self.agents.iter().position(|agent| agent.member == open.primary).expect("a member")
+        self.agents
+            .iter()
+            .position(|agent| agent.member == open.primary)
+            .expect("a member")
     }
 
     /// Begins an op in the record: P1. `moves`: first shard, last shard, to which cell.
@@ -176,17 +196,24 @@ impl Group {
 
     /// Sends the order to its target: P3 begins.
     pub async fn drive(&self, order: &DriveOrder) -> Result<()> {
-        self.control.order(&order.target, Order::Drive(order.clone())).await
+        self.control
+            .order(&order.target, Order::Drive(order.clone()))
+            .await
     }
 
     /// Waits for P7.
     pub async fn until_open(&self, order: &DriveOrder) -> Result<()> {
-        let (term, what) = (order.term, format!("{} at term {} open", order.kind, order.term));
-        let ended = self.control.until(OP_LIMIT, &what, |control| match control.progress(term) {
-            Some(Progress::Open { .. }) => Some(Ok(())),
-            Some(Progress::GaveUp { reason, .. }) => Some(Err(reason)),
-            _ => None,
-        });
+        let (term, what) = (
+            order.term,
+            format!("{} at term {} open", order.kind, order.term),
+        );
+        let ended = self
+            .control
+            .until(OP_LIMIT, &what, |control| match control.progress(term) {
+                Some(Progress::Open { .. }) => Some(Ok(())),
+                Some(Progress::GaveUp { reason, .. }) => Some(Err(reason)),
+                _ => None,
+            });
         match ended.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => bail!("{what}: the driver gave up: {reason}\n{}", self.logs()),
@@ -203,7 +230,10 @@ impl Group {
 
     /// P8.
     pub fn finish(&mut self, order: &DriveOrder) -> Result<()> {
-        let opened = Opened { op: order.op.clone(), primary: order.target.clone() };
+        let opened = Opened {
+            op: order.op.clone(),
+            primary: order.target.clone(),
+        };
         self.record = self.record.finish(&opened)?;
         Ok(())
     }
@@ -237,7 +267,10 @@ impl Group {
     pub async fn until_connected(&self, at: usize) -> Result<()> {
         let member = self.member(at);
         let found = self.control.until(JOIN_LIMIT, "a readable log", |control| {
-            control.status(&member).filter(|status| status.position.is_some()).map(drop)
+            control
+                .status(&member)
+                .filter(|status| status.position.is_some())
+                .map(drop)
         });
         found.await.map_err(|error| error.context(self.logs()))
     }
@@ -256,7 +289,10 @@ impl Group {
         let primary = self.primary();
         let term = self.record.open_term();
         let id = format!("hash-{term}-{}", self.runtime.wall_clock().0);
-        let leader = self.control.hash(&self.member(primary), &id, atoll_topology::Lsn(0)).await?;
+        let leader = self
+            .control
+            .hash(&self.member(primary), &id, atoll_topology::Lsn(0))
+            .await?;
         ensure!(leader.error.is_none(), "{leader:?}");
         for at in (0..3).filter(|at| *at != primary) {
             let hashed = self.control.hash(&self.member(at), &id, leader.lsn).await?;
@@ -331,7 +367,11 @@ impl Group {
     pub async fn client(&self, at: usize, role: &str) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
         let sql = self.agents[at].sql;
-        config.host(sql.ip().to_string()).port(sql.port()).user(role).dbname("atoll");
+        config
+            .host(sql.ip().to_string())
+            .port(sql.port())
+            .user(role)
+            .dbname("atoll");
         let (client, connection) =
             tokio::time::timeout(Duration::from_secs(5), config.connect(NoTls)).await??;
         self.runtime.tasks().spawn("client", async move {
@@ -366,7 +406,10 @@ impl Group {
                 });
             }
         }
-        let file = LinksFile { regions: names, links: rules };
+        let file = LinksFile {
+            regions: names,
+            links: rules,
+        };
         let making = self.links.with_extension("making");
         std::fs::write(&making, serde_json::to_vec(&file)?)?;
         std::fs::rename(&making, &self.links)?;
@@ -375,9 +418,10 @@ impl Group {
 
     /// The ends of all agents' logs.
     pub fn logs(&self) -> String {
-        let tails = self.agents.iter().map(|agent| {
-            format!("--- {} ---\n{}", agent.member, agent.log_tail())
-        });
+        let tails = self
+            .agents
+            .iter()
+            .map(|agent| format!("--- {} ---\n{}", agent.member, agent.log_tail()));
         tails.collect::<Vec<_>>().join("\n")
     }
 }
@@ -412,8 +456,11 @@ fn agent(
             "replication": SocketAddr::new(ip(at), 7701),
         })
     };
-    let members: serde_json::Map<String, serde_json::Value> =
-        names.iter().enumerate().map(|(at, name)| (name.to_string(), member(at))).collect();
+    let members: serde_json::Map<String, serde_json::Value> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| (name.to_string(), member(at)))
+        .collect();
     let sql = SocketAddr::new(ip(at), 5432);
     let config = json!({
         "runtime": { "source": ip(at), "links_file": links },

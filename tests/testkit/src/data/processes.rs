@@ -21,7 +21,10 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// The `atoll` binary under test.
 pub fn binary() -> Result<PathBuf> {
-    #[expect(clippy::disallowed_methods, reason = "tests are told by xtask where the binary is")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests are told by xtask where the binary is"
+    )]
     let named = std::env::var("ATOLL_BIN");
     named.map(PathBuf::from).context(
         "ATOLL_BIN is not set: run `cargo xtask test`, or build the binary and name it \
@@ -47,7 +50,15 @@ impl AgentProcess {
     pub(crate) fn new(member: MemberId, root: PathBuf, sql: SocketAddr, config: Value) -> Self {
         let config_file = root.with_extension("json");
         let log = root.with_extension("log");
-        Self { member, root, sql, config, config_file, log, child: None }
+        Self {
+            member,
+            root,
+            sql,
+            config,
+            config_file,
+            log,
+            child: None,
+        }
     }
 
     /// Starts it.
@@ -110,7 +121,11 @@ impl AgentProcess {
         let started = Instant::now();
         while self.runs() {
             if started.elapsed() > READY_LIMIT {
-                bail!("{} did not end; its log is {}", self.member, self.log.display());
+                bail!(
+                    "{} did not end; its log is {}",
+                    self.member,
+                    self.log.display()
+                );
             }
             sleep(LOOK).await;
         }
@@ -171,7 +186,9 @@ impl Drop for AgentProcess {
 }
 
 fn working_in(folder: &Path) -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| {
             let entry = entry.ok()?;

@@ -65,7 +65,10 @@ impl Writers {
     /// Starts `count` sessions that insert ids into `table`.
     pub fn start(runtime: &Runtime, count: i64, table: &str, at: SocketAddr, role: &str) -> Self {
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let target = watch::Sender::new(Target { at, role: role.into() });
+        let target = watch::Sender::new(Target {
+            at,
+            role: role.into(),
+        });
         let stop = watch::Sender::new(false);
         let tasks = (0..count)
             .map(|number| {
@@ -81,12 +84,20 @@ impl Writers {
                 runtime.tasks().spawn("writer", writer.run(first)).scoped()
             })
             .collect();
-        Self { tally, target, stop, tasks }
+        Self {
+            tally,
+            target,
+            stop,
+            tasks,
+        }
     }
 
     /// Sends the writers elsewhere.
     pub fn point(&self, at: SocketAddr, role: &str) {
-        self.target.send_replace(Target { at, role: role.into() });
+        self.target.send_replace(Target {
+            at,
+            role: role.into(),
+        });
     }
 
     /// What was acknowledged so far.
@@ -103,7 +114,10 @@ impl Writers {
                 return Ok(());
             }
             if started.elapsed() > limit {
-                anyhow::bail!("{} of {more} writes acknowledged within {limit:?}", now - from);
+                anyhow::bail!(
+                    "{} of {more} writes acknowledged within {limit:?}",
+                    now - from
+                );
             }
             sleep(AGAIN).await;
         }
@@ -121,7 +135,9 @@ impl Writers {
 
 /// An error of the statement itself; what ends a session (class 57) may come after a commit.
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| !code.code().starts_with("57"))
+    error
+        .code()
+        .is_some_and(|code| !code.code().starts_with("57"))
 }
 
 struct Writer {
@@ -154,7 +170,11 @@ impl Writer {
 
     /// One write; false: connect anew.
     async fn write(&self, client: &Client, id: i64) -> bool {
-        let answer = timeout(ANSWER_LIMIT, client.execute(self.statement.as_str(), &[&id])).await;
+        let answer = timeout(
+            ANSWER_LIMIT,
+            client.execute(self.statement.as_str(), &[&id]),
+        )
+        .await;
         let mut tally = self.tally.lock().expect("no panic");
         match answer {
             Ok(Ok(_)) => {
@@ -179,9 +199,14 @@ impl Writer {
 
     async fn connect(&self, target: &Target) -> Option<(Client, ScopedTask<()>)> {
         let mut config = Config::new();
-        config.host(target.at.ip().to_string()).port(target.at.port());
+        config
+            .host(target.at.ip().to_string())
+            .port(target.at.port());
         config.user(&target.role).dbname("atoll");
-        let (client, connection) = timeout(ANSWER_LIMIT, config.connect(NoTls)).await.ok()?.ok()?;
+        let (client, connection) = timeout(ANSWER_LIMIT, config.connect(NoTls))
+            .await
+            .ok()?
+            .ok()?;
         let task = self.runtime.tasks().spawn("writer-connection", async move {
             connection.await.ok();
         });
