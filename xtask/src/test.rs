@@ -165,31 +165,36 @@ fn set_up() -> Result<()> {
     Ok(())
 }
 
-/// The features of tests, as cargo wants them named.
-fn features(packages: &[Package]) -> String {
-    let mut named = Vec::new();
+/// What cargo is told about the packages: which, and with which features of tests.
+fn selection<'a>(
+    packages: impl Iterator<Item = &'a Package> + Clone,
+    all: &[Package],
+) -> Vec<String> {
+    let mut words = Vec::new();
+    if packages.clone().count() == all.len() {
+        words.push("--workspace".to_owned());
+    } else {
+        words.extend(
+            packages
+                .clone()
+                .flat_map(|p| ["-p".to_owned(), p.name.clone()]),
+        );
+    }
     for package in packages {
         let has = TEST_FEATURES
             .iter()
             .filter(|f| package.features.contains_key(**f));
-        named.extend(has.map(|feature| format!("{}/{feature}", package.name)));
+        words.extend(has.flat_map(|f| ["--features".to_owned(), format!("{}/{f}", package.name)]));
     }
-    named.join(",")
+    words
 }
 
 /// Builds all test programs in one go and returns those of the chosen packages, in order.
 fn build_tests(chosen: &[&Package], packages: &[Package]) -> Result<Vec<Program>> {
-    let features = features(packages);
-    let args = [
-        "test",
-        "--quiet",
-        "--workspace",
-        "--no-run",
-        "--message-format=json",
-    ];
-    let args = [&args[..], &["--features", &features]].concat();
+    let mut build = cargo(&["test", "--quiet", "--no-run", "--message-format=json"]);
+    build.args(selection(chosen.iter().copied(), packages));
     let mut programs = Vec::new();
-    for line in output(&mut cargo(&args))?.lines() {
+    for line in output(&mut build)?.lines() {
         let Ok(built) = serde_json::from_str::<Built>(line) else {
             continue;
         };
@@ -298,15 +303,8 @@ fn shown(path: &Path) -> String {
 
 /// Runs the examples in the documentation, on the same build as the tests.
 fn run_docs(packages: &[Package]) -> Result<Count> {
-    let args = [
-        "test",
-        "--quiet",
-        "--workspace",
-        "--doc",
-        "--no-fail-fast",
-        "--features",
-    ];
-    let output = cargo(&[&args[..], &[&features(packages)]].concat()).output()?;
+    let mut test = cargo(&["test", "--quiet", "--doc", "--no-fail-fast"]);
+    let output = test.args(selection(packages.iter(), packages)).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(Count::of_output(&text).unwrap_or_default());
