@@ -190,10 +190,9 @@ async fn held_requests_are_released_only_when_the_owner_is_open_and_oldest_first
     let edge = pair.a.edge;
     let mut asked = Vec::new();
     for n in 0..2 {
-        asked.push(tokio::task::spawn_blocking(move || {
-            let request = post("/", OF_B, &n.to_string());
-            tokio::runtime::Handle::current().block_on(async move { ask(edge, request).await })
-        }));
+        let request = post("/", OF_B, &n.to_string());
+        let asking = async move { ask(edge, request).await };
+        asked.push(pair.a.runtime.tasks().spawn("client", asking));
         until("it waits", || pair.a.held() == n + 1).await;
     }
     // Other shards do not wait, and another table of the same shard releases nobody.

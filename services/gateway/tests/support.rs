@@ -310,7 +310,7 @@ impl Door {
         let used = in_use.clone();
         let running = gateway
             .start(receiver, move |version| {
-                used.store(version.number, Ordering::SeqCst)
+                used.store(version.number, Ordering::SeqCst);
             })
             .await
             .unwrap();
