@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use http::{Method, StatusCode};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -108,37 +109,37 @@ impl Books {
     }
 }
 
-/// From the databases, without the bank and the gateways. Any router that may read a shard will do.
+/// From the databases, without the bank and the gateways. All routers are asked for a shard at once:
+/// one that does not own it takes its time to be sure before it says so.
 pub(super) async fn through_sql(routers: &[SocketAddr], users: &Users) -> Vec<Books> {
-    let mut drivers = JoinSet::new();
-    let mut all = Vec::new();
-    let mut missing = one_of_each(users);
-    for round in 0..ROUNDS_MAX {
-        if round > 0 {
-            sleep(ROUND_PAUSE).await;
-        }
-        for router in routers {
-            let Ok(Some(client)) = timeout(SQL_LIMIT, connect(*router, &mut drivers)).await else {
-                continue;
-            };
-            let mut still = Vec::new();
-            for user in missing {
-                match timeout(SQL_LIMIT, books(&client, &user)).await {
-                    Ok(Some(books)) => all.push(books),
-                    _ => still.push(user),
+    let read = async |user: User| {
+        for round in 0..ROUNDS_MAX {
+            if round > 0 {
+                sleep(ROUND_PAUSE).await;
+            }
+            let mut answers: FuturesUnordered<_> = routers
+                .iter()
+                .map(|router| timeout(SQL_LIMIT, ask(*router, &user)))
+                .collect();
+            while let Some(answer) = answers.next().await {
+                if let Ok(Some(books)) = answer {
+                    return Some(books);
                 }
             }
-            missing = still;
-            if missing.is_empty() {
-                return all;
-            }
         }
-    }
-    talk::say(&format!(
-        "no router gave the books of {} shards",
-        missing.len()
-    ));
-    all
+        talk::say(&format!("no router gave the books of shard {}", user.shard));
+        None
+    };
+    let reads = futures::stream::iter(one_of_each(users))
+        .map(read)
+        .buffer_unordered(AT_ONCE);
+    reads.filter_map(|books| async { books }).collect().await
+}
+
+async fn ask(router: SocketAddr, user: &User) -> Option<Books> {
+    let mut drivers = JoinSet::new();
+    let client = connect(router, &mut drivers).await?;
+    books(&client, user).await
 }
 
 async fn connect(router: SocketAddr, drivers: &mut JoinSet<()>) -> Option<tokio_postgres::Client> {
