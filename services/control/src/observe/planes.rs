@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_ownership::Grant;
+use atoll_ownership::record::Run;
 use atoll_streams::{Report, Role};
 use atoll_topology::{CellId, GroupId, ProcessId, RegionId, Term};
 use tokio::sync::watch;
@@ -92,15 +93,15 @@ fn uses(report: &Report, number: u64) -> bool {
     report.in_use.as_ref().is_some_and(|version| version.number >= number)
 }
 
-/// Whether the data planes of one role use the table and have nothing in flight for the shards
-/// that are switching.
-pub fn drained(planes: &[Plane], role: Role, number: u64, grants: &[Grant]) -> bool {
+/// Whether the data planes of one role use the table and have nothing in flight for any shard of
+/// these runs.
+pub fn drained(planes: &[Plane], role: Role, number: u64, runs: &[Run]) -> bool {
     let mut of_role = planes.iter().filter(|plane| plane.report.role == role);
     of_role.all(|plane| {
         uses(&plane.report, number)
             && plane.report.loads.iter().all(|load| {
-                let moving = |grant: &Grant| (load.first..=load.last).contains(&grant.shard);
-                load.in_flight == 0 || !grants.iter().any(moving)
+                let waits = |run: &Run| load.first <= run.last && run.first <= load.last;
+                load.in_flight == 0 || !runs.iter().any(waits)
             })
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use atoll_ownership::OpKind;
 use atoll_ownership::record::{GroupRecord, RunPhase};
 use atoll_routing::{
     CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion,
@@ -64,6 +65,11 @@ fn shard_row(
             RunPhase::Active if record.open.is_none() => {
                 Phase::Switching { leaving: run.cell.clone(), closed: Closed::All }
             }
+            // The whole group waits for its new primary; these shards keep owner and epoch.
+            RunPhase::Active if primary_moves(record) && stages.contains_key(group) => {
+                let closed = stages.get(group).copied().unwrap_or(Closed::All);
+                Phase::Switching { leaving: run.cell.clone(), closed }
+            }
             RunPhase::Active => Phase::Active,
             RunPhase::Switching { leaving } => Phase::Switching {
                 leaving: leaving.clone(),
@@ -96,6 +102,11 @@ fn shard_row(
 fn unreachable_group() -> GroupId {
     #[expect(clippy::expect_used, reason = "a constant that parses")]
     GroupId::parse("none").expect("a valid name")
+}
+
+/// Whether the group's op gives it another primary, so that all its shards wait.
+fn primary_moves(record: &GroupRecord) -> bool {
+    record.op.as_ref().is_some_and(|op| op.kind != OpKind::OwnerChange)
 }
 
 fn cells(topology: &Topology, places: &Places) -> BTreeMap<CellId, CellRow> {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_ownership::record::{Begin, GroupRecord, Op, Opened};
+use atoll_ownership::record::{Begin, GroupRecord, Op, Opened, RunPhase};
 use atoll_ownership::{OpKind, Progress, TermRow};
 use atoll_routing::Closed;
 use atoll_streams::{Role, agent::Order};
@@ -82,6 +82,11 @@ pub async fn run(control: Arc<Control>, group: GroupId) {
             if let Some(Err(stopped)) = ended {
                 recover(&control, &record, &op, stopped).await;
             }
+        } else if let Err(error) =
+            control.publisher.stage(&group, None, &control.records.all()).await
+        {
+            warn!(%group, %error, "the table could not be published; again");
+            tokio::time::sleep(AGAIN).await;
         } else if records.changed().await.is_err() {
             return;
         }
@@ -133,11 +138,14 @@ fn driving(control: &Control, op: &Op) -> bool {
 /// P2: gateways hold, their requests in flight end; then the routers' gates close.
 async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
     let group = &record.group;
-    let grants = record.grants();
     let op = record.op.as_ref();
+    // Where the primary moves, all its shards wait; in place, only those that change hands.
+    let in_place = op.is_some_and(|op| op.kind == OpKind::OwnerChange);
+    let mut runs = record.runs.clone();
+    runs.retain(|run| !in_place || run.phase != RunPhase::Active);
     for (closed, role) in [(Closed::Gateways, Role::Gateway), (Closed::All, Role::SqlRouter)] {
         let number = control.publisher.stage(group, Some(closed), &control.records.all()).await?;
-        let drained = control.planes.until(|live| planes::drained(live, role, number, &grants));
+        let drained = control.planes.until(|live| planes::drained(live, role, number, &runs));
         let in_time = tokio::time::timeout(DRAIN, drained).await.is_ok();
         if !in_time {
             return Err(Stopped::NotDrained);
