@@ -248,7 +248,6 @@ async fn begin(
         state: State::Idle,
         attached: None,
         unit: Unit::default(),
-        last_words: None,
         cancels,
         changes: shared.gates.changes(),
     };

@@ -16,6 +16,7 @@ use crate::identify::Committed;
 use crate::session::{
     Attached, Expect, Named, Prepared, Purpose, Replay, Seen, Sent, Session, State, Stop, Unit,
 };
+use crate::side::Progress;
 
 /// What we send to make a transaction fail on the primary as it has failed here. It is a syntax
 /// error, and nothing else.
@@ -223,7 +224,7 @@ impl Session {
         let fields = backend::fields(frame.body())?;
         if matches!(fields.get(b'V'), Some(b"FATAL" | b"PANIC")) {
             // The connection ends after this; what it means for the client is ours to say.
-            self.last_words = Some(fields.message());
+            self.on_lost(&fields.message());
             return Ok(());
         }
         let Some(attached) = &mut self.attached else {
@@ -355,7 +356,6 @@ impl Session {
         let Some(attached) = self.attached.take() else {
             return;
         };
-        let why = self.last_words.take().unwrap_or_else(|| why.to_owned());
         let why = format!("The primary was lost: {why}.");
         info!(shard = %attached.shard, group = %attached.backend.place.group, %why, "primary lost");
         drop(attached);
@@ -392,6 +392,23 @@ impl Session {
                 failed: true,
                 ..Unit::default()
             };
+        }
+    }
+
+    /// Before something is sent on a connection that was left alone: is it still there? What is
+    /// not sent on a dead one is not of unknown outcome.
+    pub(crate) fn notice_loss(&mut self) {
+        loop {
+            self.take_answers();
+            let Some(attached) = &mut self.attached else {
+                return;
+            };
+            match attached.backend.side.progress_now() {
+                None => return,
+                Some(Ok(Progress::Read | Progress::Wrote)) => {}
+                Some(Ok(Progress::Closed)) => self.on_lost("the connection was closed"),
+                Some(Err(error)) => self.on_lost(&error.to_string()),
+            }
         }
     }
 

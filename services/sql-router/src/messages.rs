@@ -22,6 +22,10 @@ impl Session {
     /// Takes one message.
     pub(crate) async fn on_client(&mut self, frame: &Frame) -> Result<(), Stop> {
         let (tag, body) = (frame.tag(), frame.body());
+        if !self.unit.sent && self.attached.is_some() {
+            self.leave_outdated();
+            self.notice_loss();
+        }
         match tag {
             // After an error up to Sync: PostgreSQL skips too.
             tag::SYNC => {

@@ -222,8 +222,6 @@ pub(crate) struct Session {
     pub(crate) state: State,
     pub(crate) attached: Option<Attached>,
     pub(crate) unit: Unit,
-    /// The primary's last words before it closed the connection.
-    pub(crate) last_words: Option<String>,
     pub(crate) cancels: mpsc::Receiver<()>,
     pub(crate) changes: watch::Receiver<u64>,
 }
@@ -358,7 +356,7 @@ impl Session {
 
     /// The group has a new primary. What the old one, which may be frozen or cut off, has not
     /// answered it never will, or not in a way that counts.
-    fn leave_outdated(&mut self) {
+    pub(crate) fn leave_outdated(&mut self) {
         self.take_answers();
         let outdated = self.attached.as_ref().is_some_and(|attached| {
             self.shared

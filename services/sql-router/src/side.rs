@@ -83,11 +83,17 @@ impl Side {
     /// Whether the peer is silent and there: for a connection that nobody uses, which must have
     /// nothing to say.
     pub(crate) fn is_quiet(&mut self) -> bool {
+        let silent = self.input.is_empty() && self.output.is_empty();
+        silent && self.progress_now().is_none() && !self.closed
+    }
+
+    /// What has happened by now, if anything has.
+    pub(crate) fn progress_now(&mut self) -> Option<io::Result<Progress>> {
         let mut context = Context::from_waker(std::task::Waker::noop());
-        let pending = self.input.is_empty()
-            && self.output.is_empty()
-            && self.poll(&mut context, Reading::Wanted).is_pending();
-        pending && !self.closed
+        match self.poll(&mut context, Reading::Wanted) {
+            Poll::Ready(progress) => Some(progress),
+            Poll::Pending => None,
+        }
     }
 
     /// Writes all there is to write.

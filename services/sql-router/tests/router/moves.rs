@@ -375,6 +375,7 @@ async fn a_primary_that_is_silent_is_left_when_the_table_names_another() {
         row.members.insert(member(3), address);
         row.open = Some((Term::new(3), member(3)));
     });
+    rig.in_use().await;
     let held = clients[0].batch_execute("INSERT INTO t VALUES (3)");
     let failover = async {
         drop(frozen.accept().await.expect("a try"));

@@ -1,7 +1,7 @@
 //! PostgreSQL servers for the tests of this binary; they end with it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -11,7 +11,6 @@ use tokio_postgres::{Client, NoTls};
 /// A running server.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    _directory: tempfile::TempDir,
 }
 
 /// What every database begins with: 100 shards, as the agents make them.
@@ -56,18 +55,14 @@ impl Server {
         let _alone = STARTING.lock().expect("lock");
         let bin = atoll_programs::postgres().expect("PostgreSQL").bin;
         let user = atoll_programs::unprivileged_user().expect("account");
-        let directory = tempfile::Builder::new()
-            .prefix("atoll-sql-router-")
-            .tempdir_in("/var/tmp")
-            .expect("directory");
-        let root = directory.path();
-        if let Some(user) = &user {
-            std::os::unix::fs::chown(root, Some(user.uid), Some(user.gid)).expect("chown");
-        }
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("port")
             .port();
+        let root = &directory(port);
+        if let Some(user) = &user {
+            std::os::unix::fs::chown(root, Some(user.uid), Some(user.gid)).expect("chown");
+        }
         let as_user = |program: &str| match &user {
             None => Command::new(bin.join(program)),
             Some(user) => {
@@ -120,10 +115,7 @@ impl Server {
             // It ends with this process: whoever needs it sooner sees its connections fail.
             child.wait().expect("postgres");
         });
-        let server = Self {
-            port,
-            _directory: directory,
-        };
+        let server = Self { port };
         let set_up = std::thread::scope(|scope| scope.spawn(|| server.set_up()).join());
         set_up.expect("set up");
         server
@@ -244,4 +236,25 @@ pub(crate) fn drive(
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A directory of this process. Nobody can remove it when the process ends, so those of processes
+/// that have ended are removed here.
+fn directory(port: u16) -> PathBuf {
+    let base = Path::new("/var/tmp");
+    let prefix = "atoll-sql-router-";
+    for entry in fs::read_dir(base).expect("directory").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.split('-').next());
+        let ended = |process: &str| !Path::new("/proc").join(process).is_dir();
+        if process.is_some_and(ended) {
+            // Somebody else may be removing it too.
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    let root = base.join(format!("{prefix}{}-{port}", std::process::id()));
+    fs::create_dir(&root).expect("directory");
+    root
 }
