@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use atoll_ownership::{Grant, TermRow};
 use tokio::time::{Duration, sleep};
 
-use crate::opening::{Born, move_shard, write_term_row};
+use crate::opening::{Born, move_shards, write_term_row};
 use crate::session::Session;
 use crate::sql::{CELL_ROLES, literal};
 use crate::{Error, Layout, timeline_of_primary};
@@ -89,10 +89,7 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
             row.timeline = timeline;
             write_term_row(session, &mut row, fork).await?;
         }
-        for shard_move in &change.moves {
-            move_shard(session, shard_move, Born::Before).await?;
-        }
-        Ok(())
+        move_shards(session, &change.moves, Born::Before).await
     };
     match work.await {
         Ok(()) => session.execute("commit the owner change", "COMMIT").await,

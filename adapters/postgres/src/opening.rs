@@ -1,7 +1,9 @@
 //! The opening transaction: the first of a term on its primary, and the point of no return.
 
+use std::collections::BTreeSet;
+
 use atoll_ownership::{Grant, TermRow};
-use atoll_topology::{CellId, ShardId, Term};
+use atoll_topology::{CellId, Term};
 
 use crate::session::Session;
 use crate::sql::{CELL_ROLES, OWNER, cell_role, literal, name};
@@ -44,10 +46,7 @@ pub async fn open_term(
         for cell in &cells {
             ensure_role(session, &cell_role(cell)).await?;
         }
-        for shard_move in &moves {
-            move_shard(session, shard_move, born).await?;
-        }
-        Ok(())
+        move_shards(session, &moves, born).await
     };
     match written.await {
         Ok(()) => {
@@ -131,35 +130,58 @@ pub(crate) async fn write_term_row(
     })
 }
 
-/// Gives one shard to its new owner: epoch and owner in its row, write privileges in the catalog.
-pub(crate) async fn move_shard(
+/// Gives shards to their new owners: epoch and owner in their rows, write privileges in the
+/// catalog. A handful of statements however many shards there are: they wait for this.
+pub(crate) async fn move_shards(
     session: &Session,
-    shard_move: &ShardMove,
+    moves: &[ShardMove],
     born: Born,
 ) -> Result<(), Error> {
-    let Grant { shard, epoch, cell } = shard_move;
-    ensure_role(session, &cell_role(cell)).await?;
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let mut moves: Vec<&ShardMove> = moves.iter().collect();
+    moves.sort_unstable_by_key(|shard_move| shard_move.shard);
+    let owners: BTreeSet<&CellId> = moves.iter().map(|shard_move| &shard_move.cell).collect();
+    for cell in owners {
+        ensure_role(session, &cell_role(cell)).await?;
+    }
     if born == Born::Now {
-        create_shard(session, *shard).await?;
+        create_shards(session, &moves).await?;
     }
-    // The row lock serialises with every other change of this shard.
-    let sql = format!(
-        "UPDATE atoll.shard_owner SET epoch = {epoch}, cell = {} \
-         WHERE shard = {shard} AND epoch < {epoch} RETURNING epoch",
-        literal(cell.as_str())
-    );
-    if session.value("take the shard's row", &sql).await?.is_none() {
-        return Err(Error::Stale {
-            what: format!("epoch {epoch} of shard {shard}: the log has a newer one, or no row"),
-        });
-    }
+    take_rows(session, &moves).await?;
     let others = cell_roles(session).await?;
     session
-        .execute(
-            "grant the shard",
-            &privileges(*shard, &cell_role(cell), &others),
-        )
+        .execute("grant the shards", &privileges(&moves, &others))
         .await
+}
+
+/// The row locks serialise with every other change of these shards; they are taken in order.
+async fn take_rows(session: &Session, moves: &[&ShardMove]) -> Result<(), Error> {
+    let listed: Vec<String> = moves.iter().map(|m| m.shard.to_string()).collect();
+    let lock = format!(
+        "SELECT shard FROM atoll.shard_owner WHERE shard IN ({}) ORDER BY shard FOR UPDATE",
+        listed.join(", ")
+    );
+    session.rows("lock the shards' rows", &lock).await?;
+    let values: Vec<String> = moves
+        .iter()
+        .map(|m| format!("({}, {}, {})", m.shard, m.epoch, literal(m.cell.as_str())))
+        .collect();
+    let update = format!(
+        "UPDATE atoll.shard_owner o SET epoch = v.epoch, cell = v.cell \
+         FROM (VALUES {}) AS v (shard, epoch, cell) \
+         WHERE o.shard = v.shard AND o.epoch < v.epoch RETURNING o.shard",
+        values.join(", ")
+    );
+    let taken = session.rows("take the shards' rows", &update).await?.len();
+    if taken == moves.len() {
+        return Ok(());
+    }
+    let (taken, wanted) = (taken, moves.len());
+    Err(Error::Stale {
+        what: format!("{taken} of {wanted} epochs are newer than the log's"),
+    })
 }
 
 /// All cell roles, in order.
@@ -174,17 +196,31 @@ pub(crate) async fn cell_roles(session: &Session) -> Result<Vec<String>, Error> 
 
 /// Everything is taken from every cell, and writing given to one. Not only from the previous
 /// owner: after two changes that each saw half, a third cell could be left with it.
-pub(crate) fn privileges(shard: ShardId, owner: &str, roles: &[String]) -> String {
-    let schema = shard.schema();
+pub(crate) fn privileges(moves: &[&ShardMove], roles: &[String]) -> String {
+    let schemas = |of: &mut dyn Iterator<Item = &&ShardMove>| -> String {
+        let schemas: Vec<String> = of.map(|m| m.shard.schema()).collect();
+        schemas.join(", ")
+    };
+    let all = schemas(&mut moves.iter());
     let roles: Vec<String> = roles.iter().map(|role| name(role)).collect();
-    let (roles, owner) = (roles.join(", "), name(owner));
-    format!(
-        "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {roles};\n\
-         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {roles};\n\
-         GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} \
-         TO {owner};\nGRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {owner};\n\
-         GRANT USAGE ON SCHEMA {schema} TO {roles};"
-    )
+    let roles = roles.join(", ");
+    let mut sql = format!(
+        "REVOKE ALL ON ALL TABLES IN SCHEMA {all} FROM {roles};\n\
+         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {all} FROM {roles};\n\
+         GRANT USAGE ON SCHEMA {all} TO {roles};\n"
+    );
+    let owners: BTreeSet<&CellId> = moves.iter().map(|m| &m.cell).collect();
+    for cell in owners {
+        let (own, owner) = (
+            schemas(&mut moves.iter().filter(|m| m.cell == *cell)),
+            name(&cell_role(cell)),
+        );
+        sql.push_str(&format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {own} \
+             TO {owner};\nGRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {own} TO {owner};\n"
+        ));
+    }
+    sql
 }
 
 /// Creates a cell's role where it does not exist yet: member of nothing, owner of nothing.
@@ -208,11 +244,14 @@ async fn ensure_role(session: &Session, role: &str) -> Result<(), Error> {
     session.execute("create the cell's role", &sql).await
 }
 
-async fn create_shard(session: &Session, shard: ShardId) -> Result<(), Error> {
-    let schema = shard.schema();
-    let sql = format!(
-        "CREATE SCHEMA {schema} AUTHORIZATION {OWNER};\n\
-         INSERT INTO atoll.shard_owner (shard, epoch, cell) VALUES ({shard}, 0, '');"
-    );
-    session.execute("create the shard", &sql).await
+async fn create_shards(session: &Session, moves: &[&ShardMove]) -> Result<(), Error> {
+    let mut sql = String::new();
+    for Grant { shard, .. } in moves {
+        let schema = shard.schema();
+        sql.push_str(&format!(
+            "CREATE SCHEMA {schema} AUTHORIZATION {OWNER};\n\
+             INSERT INTO atoll.shard_owner (shard, epoch, cell) VALUES ({shard}, 0, '');\n"
+        ));
+    }
+    session.execute("create the shards", &sql).await
 }

@@ -1,10 +1,11 @@
 //! `atoll schema apply`: one file, applied shard by shard, journalled and so repeatable.
 
-use atoll_topology::{CellId, ShardId};
+use atoll_ownership::Grant;
+use atoll_topology::{CellId, Epoch, ShardId};
 
 use crate::opening::{cell_roles, privileges};
 use crate::session::Session;
-use crate::sql::{OWNER, cell_role, literal};
+use crate::sql::{OWNER, literal};
 use crate::{Error, check_privileges};
 
 /// A file of DDL; its statements name tables without a schema.
@@ -86,11 +87,13 @@ async fn apply(session: &Session, shard: ShardId, file: &SchemaFile) -> Result<A
         )
         .await?;
     let roles = cell_roles(session).await?;
+    let owned = Grant {
+        shard,
+        epoch: Epoch::ZERO,
+        cell: owner,
+    };
     session
-        .execute(
-            "grant the new tables",
-            &privileges(shard, &cell_role(&owner), &roles),
-        )
+        .execute("grant the new tables", &privileges(&[&owned], &roles))
         .await?;
     let findings = check_privileges(session, Some(&[shard])).await?;
     if let Some(finding) = findings.first() {

@@ -48,6 +48,7 @@ pub struct ServerOptions {
 pub struct Server {
     running: Running,
     log: PathBuf,
+    lock: PathBuf,
 }
 
 impl Server {
@@ -87,6 +88,7 @@ impl Server {
         Ok(Self {
             running,
             log: layout.log(),
+            lock: layout.data().join("postmaster.pid"),
         })
     }
 
@@ -102,9 +104,14 @@ impl Server {
     {
         let started = Instant::now();
         loop {
-            let last = match probe().await {
-                Ok(found) => return Ok(found),
-                Err(error) => error,
+            // Each refused session costs a process, so the server's own word is waited for first.
+            let last = if self.says_ready() {
+                match probe().await {
+                    Ok(found) => return Ok(found),
+                    Err(error) => error.to_string(),
+                }
+            } else {
+                "not ready by its own account".to_owned()
             };
             if let Some(exit) = self.running.ended() {
                 return Err(Error::Program {
@@ -116,11 +123,19 @@ impl Server {
                 return Err(Error::TooLong {
                     what: "PostgreSQL's start",
                     limit_ms: START_LIMIT.as_millis(),
-                    last: last.to_string(),
+                    last,
                 });
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Line 8 of `postmaster.pid`: `ready` once sessions are accepted, a standby's included.
+    fn says_ready(&self) -> bool {
+        let text = fs::read_to_string(&self.lock).unwrap_or_default();
+        let mut lines = text.lines();
+        let own = lines.next() == Some(self.running.pid().to_string().as_str());
+        own && lines.nth(6).is_some_and(|status| status.trim() == "ready")
     }
 
     fn last_lines(&self) -> String {

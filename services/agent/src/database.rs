@@ -74,6 +74,9 @@ impl Database {
     pub(crate) async fn quit(&self) -> Result<(), Error> {
         self.start.fetch_add(1, Ordering::SeqCst);
         self.cut_sessions();
+        if let Some(kept) = self.lock().kept.take() {
+            kept.cut();
+        }
         let mut process = self.process.lock().await;
         if let Some(server) = process.take() {
             server.quit(&self.options.layout).await?;
@@ -97,16 +100,16 @@ impl Database {
         {
             return Ok(session.clone());
         }
-        let session = self.session().await?;
+        let session = Arc::new(Session::open(&self.runtime, &self.options.layout).await?);
         self.lock().kept = Some(session.clone());
         Ok(session)
     }
 
-    /// Cuts every session of ours: what they wait for is reported to nobody.
+    /// Cuts every session of ours that may write: what they wait for is reported to nobody. The
+    /// kept one only reads and promotes; opening another one would cost a switch a tenth of a
+    /// second.
     pub(crate) fn cut_sessions(&self) {
-        let mut sessions = self.lock();
-        sessions.kept = None;
-        for session in sessions.all.drain(..).filter_map(|weak| weak.upgrade()) {
+        for session in self.lock().all.drain(..).filter_map(|weak| weak.upgrade()) {
             session.cut();
         }
     }
