@@ -149,6 +149,8 @@ pub enum Output {
         /// The one that stays.
         except: Option<MemberId>,
     },
+    /// Cut and hold the link to our own upstream; those who follow us stay.
+    CutUpstream,
     /// Wait until the streaming receiver is gone, its log flushed and replayed.
     AwaitReceiverGone,
     /// Read the end of the log and the term rows; answer `Prepared` with them (no recruit where
@@ -431,11 +433,17 @@ impl Member {
         {
             return refuse(term, Refused::Leading);
         }
+        let again = self.durable.promise == term;
         let mut outputs = self.promise(term, None);
         if !weakened!(self, prepare_leaves_sessions) {
             outputs.push(Output::ClosePort);
         }
-        outputs.push(Output::CutLinks { except: None });
+        // Whoever follows a standby under this very promise may go on: it gets nothing that the
+        // standby does not have. So the quorum is there when the target has been promoted.
+        outputs.push(match &self.role {
+            Role::Standby { .. } if again => Output::CutUpstream,
+            _ => Output::CutLinks { except: None },
+        });
         match &mut self.role {
             Role::Standby { linked } => {
                 *linked = false;

@@ -3,7 +3,10 @@
 use atoll_ownership::walker::{self, Mutant, Walked};
 
 /// Walks of the healthy protocol; `ATOLL_WALKS` asks for more.
-#[expect(clippy::disallowed_methods, reason = "a test has no main to read it in")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has no main to read it in"
+)]
 fn walks() -> u64 {
     std::env::var("ATOLL_WALKS")
         .ok()

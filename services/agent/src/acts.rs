@@ -76,6 +76,10 @@ impl Acts {
                 self.copy.seal().await;
                 self.up.cut(except.as_ref()).await;
             }
+            Output::CutUpstream => {
+                self.down.seal().await;
+                self.copy.seal().await;
+            }
             Output::AwaitReceiverGone => self.receiver_gone().await?,
             Output::AnswerDemoted { term } => {
                 let (end, history) = self.database.line().await?;

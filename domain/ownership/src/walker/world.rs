@@ -214,7 +214,7 @@ impl World {
                 node.waiting.clear();
             }
             Output::CutLinks { except } => self.cut_links(at, except.as_ref()),
-            Output::AwaitReceiverGone => node.link = None,
+            Output::CutUpstream | Output::AwaitReceiverGone => node.link = None,
             Output::AnswerPrepared { term } => {
                 let (volume, recruit) = (node.id.to_string(), node.recruit());
                 self.reply(

@@ -1,7 +1,10 @@
 //! Data groups of real agents and real PostgreSQL, 15 ms apart, without gateway or router: what a
 //! switch and a loss do to acknowledged writes. Control's part is played by the test.
 
-#![expect(clippy::print_stdout, reason = "figures, for whoever runs with --nocapture")]
+#![expect(
+    clippy::print_stdout,
+    reason = "figures, for whoever runs with --nocapture"
+)]
 
 mod controls;
 mod drivers;

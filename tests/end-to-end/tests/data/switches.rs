@@ -106,7 +106,7 @@ async fn nothing_that_a_client_sends_is_executed_before_the_port_is_open() -> Re
     let order = group.begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)?;
     group.finish_op(&order).await?;
     assert!(matches!(
-        group.control.progress(order.term),
+        group.control.progress(&order.op),
         Some(Progress::Open { .. })
     ));
     // It was opened for another promise, so it was cut.

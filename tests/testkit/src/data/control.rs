@@ -14,7 +14,7 @@ use atoll_streams::agent::{
 };
 use atoll_streams::proto::agent as wire;
 use atoll_streams::proto::agent::control_server::{Control, ControlServer};
-use atoll_topology::{GroupId, MemberId, Term};
+use atoll_topology::{GroupId, MemberId};
 use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ const ORDERS_WAITING_MAX: usize = 64;
 struct Heard {
     status: BTreeMap<MemberId, MemberStatus>,
     orders: BTreeMap<MemberId, mpsc::Sender<Order>>,
-    progress: Vec<(MemberId, Term, Progress)>,
+    progress: Vec<(String, Progress)>,
     applied: BTreeMap<String, SchemaApplied>,
     hashed: BTreeMap<(MemberId, String), RowsHashed>,
 }
@@ -89,14 +89,14 @@ impl ControlStub {
         heard.orders.remove(member);
     }
 
-    /// The last progress of the op at this term.
-    pub fn progress(&self, term: Term) -> Option<Progress> {
+    /// The last progress of this op.
+    pub fn progress(&self, op: &str) -> Option<Progress> {
         let heard = self.heard.lock().expect("no panic");
         heard
             .progress
             .iter()
-            .rfind(|(_, of, _)| *of == term)
-            .map(|(_, _, step)| step.clone())
+            .rfind(|(of, _)| of == op)
+            .map(|(_, step)| step.clone())
     }
 
     /// Sends an order; waits for the agent to be connected.
@@ -201,8 +201,8 @@ impl ControlStub {
             ReportBody::Status(status) => {
                 heard.status.insert(member, status);
             }
-            ReportBody::Progress { term, progress, .. } => {
-                heard.progress.push((member, term, progress));
+            ReportBody::Progress { op, progress, .. } => {
+                heard.progress.push((op, progress));
             }
             ReportBody::SchemaApplied(applied) => {
                 heard.applied.insert(applied.id.clone(), applied);

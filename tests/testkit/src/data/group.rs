@@ -186,7 +186,7 @@ impl Group {
                 })
                 .collect(),
             plan: "test".into(),
-            execution: format!("op-{}", self.record.term.get() + 1),
+            execution: format!("op-{}-{kind}", self.record.term.get() + 1).replace(' ', "-"),
             deadline_ms: 0,
             automatic: false,
         };
@@ -203,13 +203,13 @@ impl Group {
 
     /// Waits for P7.
     pub async fn until_open(&self, order: &DriveOrder) -> Result<()> {
-        let (term, what) = (
-            order.term,
+        let (op, what) = (
+            order.op.clone(),
             format!("{} at term {} open", order.kind, order.term),
         );
         let ended = self
             .control
-            .until(OP_LIMIT, &what, |control| match control.progress(term) {
+            .until(OP_LIMIT, &what, |control| match control.progress(&op) {
                 Some(Progress::Open { .. }) => Some(Ok(())),
                 Some(Progress::GaveUp { reason, .. }) => Some(Err(reason)),
                 _ => None,
