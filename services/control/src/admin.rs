@@ -9,7 +9,7 @@ use crate::app::Control;
 use crate::error::Error;
 
 /// Serves the admin endpoint; ready once a table has been published.
-pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
+pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
     let ready = control.clone();
     let table = control.clone();
     let admin = Admin::new(Metrics::new(&[]))
@@ -18,7 +18,10 @@ pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr,
             None => Err("no table has been published yet".to_owned()),
         })
         .debug("table", move || {
-            table.publisher.current().map_or_else(|| "none".to_owned(), |table| format!("{table:#?}"))
+            table
+                .publisher
+                .current()
+                .map_or_else(|| "none".to_owned(), |table| format!("{table:#?}"))
         });
     admin::serve(&control.runtime, at, admin)
         .await

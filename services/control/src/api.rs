@@ -31,7 +31,10 @@ use crate::records::ChangeError;
 /// Serves the resources; gives the address that it listens on.
 pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
     let runtime = control.runtime.clone();
-    let listener = runtime.listen(at).await.map_err(|source| Error::Listen { at, source })?;
+    let listener = runtime
+        .listen(at)
+        .await
+        .map_err(|source| Error::Listen { at, source })?;
     let address = listener.local_addr();
     let one = get(order::get).patch(executions::patch);
     let routes = Router::new()
@@ -40,9 +43,15 @@ pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<Sock
         .route(atoll_api::LOCATE, get(explain::locate))
         .route(atoll_api::SCHEMA, post(rows::schema))
         .route(atoll_api::ROWS, get(rows::rows))
-        .route(&format!("{}/{{plural}}", atoll_api::RESOURCES), get(order::list).post(order::create))
-        .route(&format!("{}/{{plural}}/{{name}}", atoll_api::RESOURCES), one)
-        .fallback(async || Failed(Problem::new(Code::NOT_FOUND, "there is no such path")))
+        .route(
+            &format!("{}/{{plural}}", atoll_api::RESOURCES),
+            get(order::list).post(order::create),
+        )
+        .route(
+            &format!("{}/{{plural}}/{{name}}", atoll_api::RESOURCES),
+            one,
+        )
+        .fallback(async || Failed::from(Problem::new(Code::NOT_FOUND, "there is no such path")))
         .with_state(control);
     let shutdown = runtime.shutdown();
     runtime.tasks().spawn("api", async move {
@@ -60,7 +69,7 @@ pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<Sock
 }
 
 /// A problem as an answer.
-pub(crate) struct Failed(pub(crate) Problem);
+pub(crate) struct Failed(Box<Problem>);
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
@@ -72,7 +81,7 @@ impl IntoResponse for Failed {
 
 impl From<Problem> for Failed {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        Self(Box::new(problem))
     }
 }
 
@@ -83,19 +92,19 @@ impl From<StoreError> for Failed {
             StoreError::Conflict { .. } => Code::CONFLICT,
             _ => Code::STORE,
         };
-        Self(Problem::new(code, "the store did not do it").why(error.to_string()))
+        Self::from(Problem::new(code, "the store did not do it").why(error.to_string()))
     }
 }
 
 impl From<ChangeError> for Failed {
     fn from(error: ChangeError) -> Self {
         match error {
-            ChangeError::Refused(refusal) => {
-                Self(Problem::new(Code::GUARD, "the change was refused").why(refusal.to_string()))
-            }
+            ChangeError::Refused(refusal) => Self::from(
+                Problem::new(Code::GUARD, "the change was refused").why(refusal.to_string()),
+            ),
             ChangeError::Store(error) => error.into(),
             error @ (ChangeError::Raced { .. } | ChangeError::Unknown { .. }) => {
-                Self(Problem::new(Code::CONFLICT, error.to_string()))
+                Self::from(Problem::new(Code::CONFLICT, error.to_string()))
             }
         }
     }

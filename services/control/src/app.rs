@@ -13,43 +13,43 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::observe::agents::Agents;
 use crate::observe::planes::Planes;
+use crate::observe::view;
 use crate::places::Places;
 use crate::publish::Publisher;
-use crate::observe::view;
 use crate::reconcile::{birth, execution, op};
 use crate::records::Records;
 use crate::timeline::Timeline;
 use crate::{api, automatic, streams};
 
 /// What every part of control can see.
-pub struct Control {
+pub(crate) struct Control {
     /// Sockets, clock, tasks.
-    pub runtime: Runtime,
+    pub(crate) runtime: Runtime,
     /// Where intent is kept.
-    pub store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     /// What the world is made of.
-    pub topology: Arc<Topology>,
+    pub(crate) topology: Arc<Topology>,
     /// Which process stands where.
-    pub places: Arc<Places>,
+    pub(crate) places: Arc<Places>,
     /// The group records.
-    pub records: Records,
+    pub(crate) records: Records,
     /// Where tables are made.
-    pub publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// What data planes say.
-    pub planes: Planes,
+    pub(crate) planes: Planes,
     /// What agents say.
-    pub agents: Agents,
+    pub(crate) agents: Agents,
     /// When each step of each op was reached.
-    pub timeline: Timeline,
+    pub(crate) timeline: Timeline,
     /// Where this replica stands.
-    pub region: RegionId,
+    pub(crate) region: RegionId,
     /// Whether verdicts begin executions by themselves.
-    pub automatic: bool,
+    pub(crate) automatic: bool,
 }
 
 impl Control {
     /// Everything that control is but its servers: also what a test drives data groups with.
-    pub async fn new(
+    pub(crate) async fn new(
         runtime: Runtime,
         store: Arc<dyn Store>,
         topology: Topology,
@@ -57,8 +57,13 @@ impl Control {
     ) -> Result<Self, Error> {
         let (topology, places) = (Arc::new(topology), Arc::new(Places::new(places)));
         let fresh_world = format!("w{:x}", runtime.wall_clock().0);
-        let publisher =
-            Publisher::open(store.clone(), topology.clone(), places.clone(), &fresh_world).await?;
+        let publisher = Publisher::open(
+            store.clone(),
+            topology.clone(),
+            places.clone(),
+            &fresh_world,
+        )
+        .await?;
         let records = Records::load(store.clone()).await?;
         let timeline = Timeline::new(runtime.clone());
         Ok(Self {
@@ -77,28 +82,41 @@ impl Control {
     }
 
     /// The region that a member stands in.
-    pub fn region_of(&self, member: &MemberId) -> Option<RegionId> {
+    pub(crate) fn region_of(&self, member: &MemberId) -> Option<RegionId> {
         let zone = self.topology.groups.values().find_map(|group| {
-            group.members.iter().find(|m| m.id == *member).map(|member| &member.zone)
+            group
+                .members
+                .iter()
+                .find(|m| m.id == *member)
+                .map(|member| &member.zone)
         })?;
-        self.topology.zones.get(zone).map(|zone| zone.region.clone())
+        self.topology
+            .zones
+            .get(zone)
+            .map(|zone| zone.region.clone())
     }
 
     /// When an op that begins now is past its time.
-    pub fn deadline(&self) -> u64 {
+    pub(crate) fn deadline(&self) -> u64 {
         let limit = u64::try_from(op::OP_DEADLINE.as_millis()).unwrap_or(u64::MAX);
         self.runtime.wall_clock().0.saturating_add(limit)
     }
 
     /// Starts what carries ops out and keeps the tables what the records say.
-    pub fn start(self: &Arc<Self>) {
+    pub(crate) fn start(self: &Arc<Self>) {
         for group in self.topology.groups.keys() {
             let (control, id) = (self.clone(), group.clone());
-            self.runtime.tasks().spawn(format!("birth of {group}"), birth::run(control, id));
+            self.runtime
+                .tasks()
+                .spawn(format!("birth of {group}"), birth::run(control, id));
             let (control, id) = (self.clone(), group.clone());
-            self.runtime.tasks().spawn(format!("ops of {group}"), op::run(control, id));
+            self.runtime
+                .tasks()
+                .spawn(format!("ops of {group}"), op::run(control, id));
         }
-        self.runtime.tasks().spawn("publication", republish(self.clone()));
+        self.runtime
+            .tasks()
+            .spawn("publication", republish(self.clone()));
     }
 }
 
@@ -127,27 +145,38 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let text = tokio::fs::read_to_string(&config.topology)
         .await
-        .map_err(|source| Error::File { path: config.topology.clone(), source })?;
+        .map_err(|source| Error::File {
+            path: config.topology.clone(),
+            source,
+        })?;
     let topology = Topology::parse(&text).map_err(|violations| Error::Topology {
         path: config.topology.clone(),
         violations: violations.to_string(),
     })?;
     tokio::fs::create_dir_all(&config.data)
         .await
-        .map_err(|source| Error::File { path: config.data.clone(), source })?;
+        .map_err(|source| Error::File {
+            path: config.data.clone(),
+            source,
+        })?;
     let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
     let store: Arc<dyn Store> = Arc::new(store);
     api::remember(store.as_ref(), &text, &config.topology).await?;
     let places = config.places.clone();
     let control = Control::new(runtime.clone(), store, topology, places).await?;
-    let control = Arc::new(Control { automatic: config.automatic_failover, ..control });
+    let control = Arc::new(Control {
+        automatic: config.automatic_failover,
+        ..control
+    });
     control.start();
     execution::resume(&control).await?;
     automatic::start(&control, &config);
     let streams = streams::listen(control.clone(), config.streams).await?;
     let api = api::listen(control.clone(), config.api).await?;
     let admin = crate::admin::listen(control.clone(), config.admin).await?;
-    ready(&format!("api=http://{api} streams={streams} admin=http://{admin}"));
+    ready(&format!(
+        "api=http://{api} streams={streams} admin=http://{admin}"
+    ));
     info!(process = %config.process, %api, %streams, "control serves");
     runtime.shutdown().requested().await;
     Ok(())

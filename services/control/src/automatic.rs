@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const SAID_AGAIN_MS: u64 = 5_000;
 
 /// Starts judging.
-pub fn start(control: &Arc<Control>, config: &Config) {
+pub(crate) fn start(control: &Arc<Control>, config: &Config) {
     let mut limits = Limits::default();
     limits.automatic.automatic_switch_min_interval_ms =
         config.automatic_switch_min_interval_seconds * 1_000;
@@ -29,7 +29,11 @@ pub fn start(control: &Arc<Control>, config: &Config) {
         limits.automatic.window_ms = window * 1_000;
     }
     let (control, act) = (control.clone(), config.automatic_failover);
-    control.clone().runtime.tasks().spawn("detection", judge(control, limits, act));
+    control
+        .clone()
+        .runtime
+        .tasks()
+        .spawn("detection", judge(control, limits, act));
 }
 
 async fn judge(control: Arc<Control>, limits: Limits, act: bool) {
@@ -69,10 +73,11 @@ async fn follow(
     now_ms: u64,
 ) -> Result<Option<String>, String> {
     let store_failed = |error: StoreError| error.to_string();
-    let (guard, expect) = crate::guard::load(control.store.as_ref()).await.map_err(store_failed)?;
+    let (guard, expect) = crate::guard::load(control.store.as_ref())
+        .await
+        .map_err(store_failed)?;
     let observed = view::observed(control, guard.clone(), now_ms);
-    let plan =
-        plan_failover(&observed, verdict, limits).map_err(|refused| refused.to_string())?;
+    let plan = plan_failover(&observed, verdict, limits).map_err(|refused| refused.to_string())?;
     if plan.steps.is_empty() {
         return Ok(None);
     }
@@ -97,9 +102,15 @@ fn admitted(
     match verdict {
         Verdict::Failover(verdict) => guard.admit_failover(verdict, &limits.automatic, now_ms),
         Verdict::Lost(verdict) => {
-            let shards: Vec<_> = plan.steps.iter().flat_map(atoll_planner::Step::shards).collect();
+            let shards: Vec<_> = plan
+                .steps
+                .iter()
+                .flat_map(atoll_planner::Step::shards)
+                .collect();
             guard.admit_owner_change(verdict, &shards, &limits.automatic, now_ms)
         }
-        Verdict::Frozen(frozen) => Err(Held::Frozen { reason: frozen.to_string() }),
+        Verdict::Frozen(frozen) => Err(Held::Frozen {
+            reason: frozen.to_string(),
+        }),
     }
 }

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use atoll_workflow::StoreError;
 use thiserror::Error;
 
-use crate::records::ChangeError;
-
 /// Why control does not start, or ends.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -43,9 +41,6 @@ pub enum Error {
     /// The store's file.
     #[error(transparent)]
     Open(#[from] atoll_store::OpenError),
-    /// A record.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
     /// A listener.
     #[error("cannot listen on {at}")]
     Listen {

@@ -7,7 +7,7 @@ use atoll_workflow::{Expect, Store, StoreError, Txn};
 const KEY: &str = "/guard/automatic";
 
 /// The record, and what a transaction must find to replace it.
-pub async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreError> {
+pub(crate) async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreError> {
     let Some(found) = store.get(KEY).await? else {
         return Ok((Guard::default(), Expect::Absent));
     };
@@ -19,6 +19,7 @@ pub async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreError> {
 }
 
 /// Adds the next record to a transaction.
-pub fn replace(txn: Txn, expect: Expect, guard: &Guard) -> Txn {
-    txn.expect(KEY, expect).put(KEY, serde_json::to_vec(guard).unwrap_or_default())
+pub(crate) fn replace(txn: Txn, expect: Expect, guard: &Guard) -> Txn {
+    txn.expect(KEY, expect)
+        .put(KEY, serde_json::to_vec(guard).unwrap_or_default())
 }

@@ -19,9 +19,7 @@ mod records;
 mod streams;
 mod timeline;
 
-pub use app::{Control, serve};
+pub use app::serve;
 pub use config::Config;
 pub use error::Error;
 pub use places::{Place, PlaceRole};
-pub use records::ChangeError;
-pub use streams::listen as listen_for_streams;

@@ -1,5 +1,5 @@
 //! Facts that come up: from agents and from data planes.
 
-pub mod agents;
-pub mod planes;
-pub mod view;
+pub(crate) mod agents;
+pub(crate) mod planes;
+pub(crate) mod view;

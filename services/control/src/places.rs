@@ -7,11 +7,11 @@ use atoll_topology::{CellId, GroupId, MemberId, ProcessId, RegionId, ZoneId};
 use serde::{Deserialize, Serialize};
 
 /// Port of a gateway for its peers.
-pub const GATEWAY_PEER_PORT: u16 = 8081;
+pub(crate) const GATEWAY_PEER_PORT: u16 = 8081;
 /// Port of an application's instance.
-pub const APPLICATION_PORT: u16 = 9000;
+pub(crate) const APPLICATION_PORT: u16 = 9000;
 /// SQL port of routers and agents.
-pub const SQL_PORT: u16 = 5432;
+pub(crate) const SQL_PORT: u16 = 5432;
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,21 +60,31 @@ pub struct Place {
 
 /// All processes, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Places(BTreeMap<ProcessId, Place>);
+pub(crate) struct Places(BTreeMap<ProcessId, Place>);
 
 impl Places {
     /// From the configuration's list.
-    pub fn new(places: Vec<Place>) -> Self {
-        Self(places.into_iter().map(|place| (place.process.clone(), place)).collect())
+    pub(crate) fn new(places: Vec<Place>) -> Self {
+        Self(
+            places
+                .into_iter()
+                .map(|place| (place.process.clone(), place))
+                .collect(),
+        )
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, process: &ProcessId) -> Option<&Place> {
+        self.0.get(process)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Place> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Place> {
         self.0.values()
     }
 
     /// Addresses of a cell's processes of one role, at a port.
-    pub fn of_cell<'a>(
+    pub(crate) fn of_cell<'a>(
         &'a self,
         cell: &'a CellId,
         role: PlaceRole,
@@ -86,9 +96,8 @@ impl Places {
     }
 
     /// Where a member's agent stands.
-    pub fn member(&self, member: &MemberId) -> Option<&Place> {
-        self.iter().find(|place| {
-            place.role == PlaceRole::Agent && place.member.as_ref() == Some(member)
-        })
+    pub(crate) fn member(&self, member: &MemberId) -> Option<&Place> {
+        self.iter()
+            .find(|place| place.role == PlaceRole::Agent && place.member.as_ref() == Some(member))
     }
 }

@@ -37,7 +37,11 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
     let key = format!("{PREFIX}{}", plan.hash());
     let stored = Stored { spec, plan };
     let value = serde_json::to_vec(&stored).unwrap_or_default();
-    match control.store.txn(Txn::new().expect(&key, Expect::Absent).put(&key, value)).await {
+    match control
+        .store
+        .txn(Txn::new().expect(&key, Expect::Absent).put(&key, value))
+        .await
+    {
         // The same plan again is the same resource.
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(shown(&stored)),
         Err(error) => Err(error.into()),
@@ -52,7 +56,11 @@ pub(crate) fn hash_of(text: &str) -> String {
 /// All plans, by name.
 pub(crate) async fn list(control: &Arc<Control>) -> Result<Vec<AnyObject>, StoreError> {
     let listed = control.store.list(PREFIX).await?;
-    listed.entries.iter().map(|(key, found)| Ok(shown(&read(key, &found.value)?))).collect()
+    listed
+        .entries
+        .iter()
+        .map(|(key, found)| Ok(shown(&read(key, &found.value)?)))
+        .collect()
 }
 
 /// The plan of a hash, or of the one plan whose hash begins like that.
@@ -60,17 +68,22 @@ pub(crate) async fn find(control: &Arc<Control>, hash: &str) -> Result<Plan, Fai
     let listed = control.store.list(&format!("{PREFIX}{hash}")).await?;
     match listed.entries.as_slice() {
         [(key, found)] => Ok(read(key, &found.value)?.plan),
-        [] => Err(Failed(
+        [] => Err(Failed::from(
             Problem::new(Code::NOT_FOUND, format!("there is no plan {hash}"))
                 .next("atoll switch plan …"),
         )),
-        _ => Err(Failed(Problem::new(Code::BAD_REQUEST, format!("several plans begin with {hash}")))),
+        _ => Err(Failed::from(Problem::new(
+            Code::BAD_REQUEST,
+            format!("several plans begin with {hash}"),
+        ))),
     }
 }
 
 fn read(key: &str, value: &[u8]) -> Result<Stored, StoreError> {
-    serde_json::from_slice(value)
-        .map_err(|error| StoreError::Corrupt { place: key.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
+        place: key.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn shown(stored: &Stored) -> AnyObject {
@@ -83,12 +96,19 @@ fn shown(stored: &Stored) -> AnyObject {
         made_for: plan
             .made_for()
             .into_iter()
-            .map(|made| MadeFor { group: made.group, term: made.term, shards: made.shards })
+            .map(|made| MadeFor {
+                group: made.group,
+                term: made.term,
+                shards: made.shards,
+            })
             .collect(),
     };
     let name = format!("plan-{}", &plan.hash()[..12]);
-    let mut object =
-        Object::new(Kind::Plan, name, serde_json::to_value(&stored.spec).unwrap_or_default());
+    let mut object = Object::new(
+        Kind::Plan,
+        name,
+        serde_json::to_value(&stored.spec).unwrap_or_default(),
+    );
     object.status = serde_json::to_value(&status).ok();
     object
 }
@@ -98,7 +118,11 @@ fn check(check: &atoll_planner::Check) -> Check {
         atoll_planner::CheckState::Passed => CheckState::Passed,
         atoll_planner::CheckState::Warned => CheckState::Warned,
     };
-    Check { name: check.name.clone(), state, message: check.message.clone() }
+    Check {
+        name: check.name.clone(),
+        state,
+        message: check.message.clone(),
+    }
 }
 
 fn refused(refused: Refused) -> Failed {
@@ -112,5 +136,10 @@ fn refused(refused: Refused) -> Failed {
         _ => Code::GUARD,
     };
     let problem = Problem::new(code, "there is no such plan now").next("atoll status");
-    Failed(refused.0.iter().fold(problem, |problem, reason| problem.why(reason.to_string())))
+    Failed::from(
+        refused
+            .0
+            .iter()
+            .fold(problem, |problem, reason| problem.why(reason.to_string())),
+    )
 }

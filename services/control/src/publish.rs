@@ -3,4 +3,4 @@
 mod publisher;
 mod table;
 
-pub use publisher::Publisher;
+pub(crate) use publisher::Publisher;

@@ -1,6 +1,6 @@
 //! From what a record says to what is: births, and the ops of groups.
 
-pub mod birth;
-pub mod choose;
-pub mod execution;
-pub mod op;
+pub(crate) mod birth;
+pub(crate) mod choose;
+pub(crate) mod execution;
+pub(crate) mod op;

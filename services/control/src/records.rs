@@ -13,7 +13,7 @@ const PREFIX: &str = "/group/";
 
 /// Why a record was not changed.
 #[derive(Debug, Error)]
-pub enum ChangeError {
+pub(crate) enum ChangeError {
     /// The rules say no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -35,45 +35,50 @@ pub enum ChangeError {
 }
 
 /// Records by group.
-pub type Groups = BTreeMap<GroupId, GroupRecord>;
+pub(crate) type Groups = BTreeMap<GroupId, GroupRecord>;
 
 /// All group records, as last read or written by this process.
-pub struct Records {
+pub(crate) struct Records {
     store: Arc<dyn Store>,
     current: watch::Sender<Arc<Groups>>,
 }
 
 impl Records {
     /// Reads all records.
-    pub async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+    pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let groups = read_all(store.as_ref()).await?;
-        Ok(Self { store, current: watch::Sender::new(Arc::new(groups)) })
+        Ok(Self {
+            store,
+            current: watch::Sender::new(Arc::new(groups)),
+        })
     }
 
     /// All records.
-    pub fn all(&self) -> Arc<Groups> {
+    pub(crate) fn all(&self) -> Arc<Groups> {
         self.current.borrow().clone()
     }
 
     /// One record.
-    pub fn get(&self, group: &GroupId) -> Option<GroupRecord> {
+    pub(crate) fn get(&self, group: &GroupId) -> Option<GroupRecord> {
         self.current.borrow().get(group).cloned()
     }
 
     /// Tells when any of them changes.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Groups>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Groups>> {
         self.current.subscribe()
     }
 
     /// Admits a group that has no record yet.
-    pub async fn create(&self, record: GroupRecord) -> Result<(), ChangeError> {
+    pub(crate) async fn create(&self, record: GroupRecord) -> Result<(), ChangeError> {
         let key = key(&record.group);
-        let txn = Txn::new().expect(&key, Expect::Absent).put(&key, encode(&record));
+        let txn = Txn::new()
+            .expect(&key, Expect::Absent)
+            .put(&key, encode(&record));
         self.commit(&record, txn).await
     }
 
     /// Changes one record by a rule; `also` adds what must change with it, or must not have.
-    pub async fn change(
+    pub(crate) async fn change(
         &self,
         group: &GroupId,
         rule: impl FnOnce(&GroupRecord) -> Result<GroupRecord, Refusal>,
@@ -81,7 +86,9 @@ impl Records {
     ) -> Result<GroupRecord, ChangeError> {
         let key = key(group);
         let found = self.store.get(&key).await?;
-        let found = found.ok_or_else(|| ChangeError::Unknown { group: group.clone() })?;
+        let found = found.ok_or_else(|| ChangeError::Unknown {
+            group: group.clone(),
+        })?;
         let next = rule(&decode(&key, &found.value)?)?;
         let txn = Txn::new()
             .expect(&key, Expect::Revision(found.revision))
@@ -116,7 +123,7 @@ impl Records {
     }
 
     /// Reads everything again.
-    pub async fn refresh(&self) -> Result<(), StoreError> {
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let groups = read_all(self.store.as_ref()).await?;
         self.current.send_replace(Arc::new(groups));
         Ok(())
@@ -133,8 +140,10 @@ fn encode(record: &GroupRecord) -> Vec<u8> {
 }
 
 fn decode(key: &str, value: &[u8]) -> Result<GroupRecord, StoreError> {
-    serde_json::from_slice(value)
-        .map_err(|error| StoreError::Corrupt { place: key.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
+        place: key.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 async fn read_all(store: &dyn Store) -> Result<Groups, StoreError> {

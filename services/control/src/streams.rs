@@ -18,10 +18,12 @@ use crate::app::Control;
 use crate::error::Error;
 
 /// Serves agents and meshes; gives the address that it listens on.
-pub async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
+pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
     let runtime = control.runtime.clone();
-    let listener =
-        runtime.listen(at).await.map_err(|source| Error::Listen { at, source })?;
+    let listener = runtime
+        .listen(at)
+        .await
+        .map_err(|source| Error::Listen { at, source })?;
     let address = listener.local_addr();
     let agents = ControlServer::new(AgentStreams(control.clone()));
     let reports = Arc::new(Reports(control.clone()));
@@ -87,22 +89,25 @@ impl ControlApi for AgentStreams {
         self.0.agents.heard(first);
         info!(%member, "agent connected");
         let control = self.0.clone();
-        self.0.runtime.tasks().spawn(format!("reports of {member}"), async move {
-            loop {
-                match reports.message().await {
-                    Ok(Some(message)) => match read(message) {
-                        Ok(report) => control.agents.heard(report),
-                        Err(error) => warn!(%member, %error, "a report that is none"),
-                    },
-                    Ok(None) => break,
-                    Err(error) => {
-                        info!(%member, %error, "agent lost");
-                        break;
+        self.0
+            .runtime
+            .tasks()
+            .spawn(format!("reports of {member}"), async move {
+                loop {
+                    match reports.message().await {
+                        Ok(Some(message)) => match read(message) {
+                            Ok(report) => control.agents.heard(report),
+                            Err(error) => warn!(%member, %error, "a report that is none"),
+                        },
+                        Ok(None) => break,
+                        Err(error) => {
+                            info!(%member, %error, "agent lost");
+                            break;
+                        }
                     }
                 }
-            }
-            control.agents.disconnected(&member, number);
-        });
+                control.agents.disconnected(&member, number);
+            });
         let orders = ReceiverStream::new(orders).map(|order| Ok(wire::AgentOrder::from(&order)));
         Ok(Response::new(Box::pin(orders)))
     }

@@ -20,31 +20,34 @@ const EXECUTIONS_MAX: usize = 1_000;
 
 /// One step that was reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// Which group.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// Under which term.
-    pub term: u64,
+    pub(crate) term: u64,
     /// Which step.
-    pub step: String,
+    pub(crate) step: String,
     /// When, in milliseconds of Unix time.
-    pub unix_ms: u64,
+    pub(crate) unix_ms: u64,
 }
 
 /// All marks, by execution.
-pub struct Timeline {
+pub(crate) struct Timeline {
     runtime: Runtime,
     marks: Mutex<BTreeMap<String, Vec<Mark>>>,
 }
 
 impl Timeline {
     /// An empty one.
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime, marks: Mutex::default() }
+    pub(crate) fn new(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            marks: Mutex::default(),
+        }
     }
 
     /// A step of an op was reached now.
-    pub fn mark(&self, op: &Op, group: &GroupId, step: &str) {
+    pub(crate) fn mark(&self, op: &Op, group: &GroupId, step: &str) {
         let mark = Mark {
             group: group.clone(),
             term: op.term.get(),
@@ -60,7 +63,7 @@ impl Timeline {
     }
 
     /// The tables name the new primary.
-    pub fn published(&self, op: &Op, record: &GroupRecord, row: Option<TermRow>) {
+    pub(crate) fn published(&self, op: &Op, record: &GroupRecord, row: Option<TermRow>) {
         let step = match row {
             Some(row) => format!("published, timeline {} from {}", row.timeline, row.fork),
             None => "published".to_owned(),
@@ -69,7 +72,7 @@ impl Timeline {
     }
 
     /// Waits until every group of an execution has converged, or for the limit of that.
-    pub async fn settled(&self, execution: &str, groups: usize) {
+    pub(crate) async fn settled(&self, execution: &str, groups: usize) {
         let converged = async {
             loop {
                 let marks = self.of(execution);
@@ -85,7 +88,7 @@ impl Timeline {
     }
 
     /// What is known of an execution, oldest first.
-    pub fn of(&self, execution: &str) -> Vec<Mark> {
+    pub(crate) fn of(&self, execution: &str) -> Vec<Mark> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks.get(execution).cloned().unwrap_or_default()
     }

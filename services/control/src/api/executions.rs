@@ -23,7 +23,11 @@ use crate::timeline::Mark;
 pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObject, Failed> {
     let (name, spec): (_, ExecutionSpec) = order::object(Kind::Execution, body)?;
     let plan = plans::find(control, &spec.plan).await?;
-    let name = if name.is_empty() { format!("run-{}", &plan.hash()[..12]) } else { name };
+    let name = if name.is_empty() {
+        format!("run-{}", &plan.hash()[..12])
+    } else {
+        name
+    };
     let hash = plan.hash();
     stale(control, &plan)?;
     let stored = Stored::new(control, name.clone(), plan);
@@ -31,7 +35,7 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
         Ok(()) => Ok(shown(control, &stored)),
         Err(StoreError::Conflict { .. }) => match execution::load(control, &name).await? {
             Some((there, _)) if there.plan.hash() == hash => Ok(shown(control, &there)),
-            _ => Err(Failed(
+            _ => Err(Failed::from(
                 Problem::new(Code::EXISTS, format!("execution {name} runs another plan"))
                     .about(Kind::Execution, name),
             )),
@@ -44,19 +48,27 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
 fn stale(control: &Control, plan: &atoll_planner::Plan) -> Result<(), Failed> {
     let records = control.records.all();
     let moved = plan.steps.iter().filter_map(|step| {
-        let open = records.get(&step.group).map_or(Term::ZERO, |record| record.open_term());
+        let open = records
+            .get(&step.group)
+            .map_or(Term::ZERO, |record| record.open_term());
         (open != step.judged).then(|| {
-            format!("group {}: term {open} is open, the plan was made at {}", step.group, step.judged)
+            format!(
+                "group {}: term {open} is open, the plan was made at {}",
+                step.group, step.judged
+            )
         })
     });
     let moved: Vec<_> = moved.collect();
     if moved.is_empty() {
         return Ok(());
     }
-    let problem = Problem::new(Code::STALE_PLAN, "the world has moved since the plan was made")
-        .effect("nothing was done")
-        .next("atoll switch plan …");
-    Err(Failed(moved.into_iter().fold(problem, Problem::why)))
+    let problem = Problem::new(
+        Code::STALE_PLAN,
+        "the world has moved since the plan was made",
+    )
+    .effect("nothing was done")
+    .next("atoll switch plan …");
+    Err(Failed::from(moved.into_iter().fold(problem, Problem::why)))
 }
 
 /// Pause, abort, go on: a merge patch of `spec.control`.
@@ -67,19 +79,22 @@ pub(crate) async fn patch(
 ) -> Result<Json<AnyObject>, Failed> {
     if plural != Kind::Execution.plural() {
         let what = format!("{plural} cannot be changed");
-        return Err(Failed(Problem::new(Code::METHOD, what)));
+        return Err(Failed::from(Problem::new(Code::METHOD, what)));
     }
-    let bad = |why: String| Problem::new(Code::BAD_REQUEST, "the patch was not understood").why(why);
+    let bad =
+        |why: String| Problem::new(Code::BAD_REQUEST, "the patch was not understood").why(why);
     let patch: Value = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
     let wanted = patch.pointer("/spec/control").cloned();
     let wanted = wanted.ok_or_else(|| bad("only spec.control can be changed".to_owned()))?;
     let wanted: Wanted = serde_json::from_value(wanted).map_err(|error| bad(error.to_string()))?;
     execution::want(&control, &name, wanted).await?;
     let found = execution::load(&control, &name).await?;
-    found.map(|(stored, _)| Json(shown(&control, &stored))).ok_or_else(|| {
-        let what = format!("there is no execution {name}");
-        Failed(Problem::new(Code::NOT_FOUND, what).about(Kind::Execution, name))
-    })
+    found
+        .map(|(stored, _)| Json(shown(&control, &stored)))
+        .ok_or_else(|| {
+            let what = format!("there is no execution {name}");
+            Failed::from(Problem::new(Code::NOT_FOUND, what).about(Kind::Execution, name))
+        })
 }
 
 /// All executions, by name.
@@ -123,7 +138,11 @@ fn steps(stored: &Stored, marks: &[Mark]) -> Vec<Step> {
             steps.push(Step {
                 name: mark.step.clone(),
                 group: Some(planned.group.clone()),
-                state: if mark.step.starts_with("stopped") { StepState::Failed } else { StepState::Done },
+                state: if mark.step.starts_with("stopped") {
+                    StepState::Failed
+                } else {
+                    StepState::Done
+                },
                 started_unix_ms: Some(before),
                 finished_unix_ms: Some(mark.unix_ms),
                 message: format!("term {}", mark.term),
@@ -136,7 +155,12 @@ fn steps(stored: &Stored, marks: &[Mark]) -> Vec<Step> {
             StepPhase::Done => continue,
         };
         steps.push(Step {
-            name: planned.to_string().lines().next().unwrap_or_default().to_owned(),
+            name: planned
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             group: Some(planned.group.clone()),
             state,
             started_unix_ms: (state == StepState::Running).then_some(before),
@@ -171,7 +195,9 @@ fn figures(stored: &Stored, marks: &[Mark]) -> Figures {
     };
     let worst = |measure: &dyn Fn(&atoll_topology::GroupId) -> Option<f64>| {
         let each = stored.plan.steps.iter().map(|step| measure(&step.group));
-        each.collect::<Option<Vec<_>>>()?.into_iter().reduce(f64::max)
+        each.collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .reduce(f64::max)
     };
     let at = |group: &atoll_topology::GroupId, step: &str| {
         let of = |mark: &&Mark| mark.group == *group && mark.step.starts_with(step);

@@ -19,12 +19,17 @@ pub(crate) struct Asked {
 }
 
 fn table(control: &Control) -> Result<Arc<Table>, Failed> {
-    let none = || Failed(Problem::new(Code::NOT_BORN, "no table has been published yet"));
+    let none = || {
+        Failed::from(Problem::new(
+            Code::NOT_BORN,
+            "no table has been published yet",
+        ))
+    };
     control.publisher.current().ok_or_else(none)
 }
 
 fn bad(what: String) -> Failed {
-    Failed(Problem::new(Code::BAD_REQUEST, what))
+    Failed::from(Problem::new(Code::BAD_REQUEST, what))
 }
 
 pub(crate) async fn explain(
@@ -32,13 +37,14 @@ pub(crate) async fn explain(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Explain>, Failed> {
     let table = table(&control)?;
-    let text = asked.user.ok_or_else(|| bad("say which user: ?user=ID".to_owned()))?;
+    let text = asked
+        .user
+        .ok_or_else(|| bad("say which user: ?user=ID".to_owned()))?;
     let user = UserId::parse(text).map_err(|error| bad(error.to_string()))?;
     let Some(local) = table.cells.keys().next() else {
         return Err(bad("there is no cell".to_owned()));
     };
-    let explained =
-        explain_user(&table, local, &user).map_err(|error| bad(error.to_string()))?;
+    let explained = explain_user(&table, local, &user).map_err(|error| bad(error.to_string()))?;
     Ok(Json(Explain::from(&explained)))
 }
 
@@ -58,10 +64,13 @@ pub(crate) async fn locate(
     };
     let row = table.shard(shard).ok_or_else(|| {
         let what = format!("there is no shard {shard}; shards are 0 to {}", count - 1);
-        Failed(Problem::new(Code::NOT_FOUND, what))
+        Failed::from(Problem::new(Code::NOT_FOUND, what))
     })?;
     let home = atoll_routing::home(&table, shard).ok();
-    let region = table.cells.get(&row.cell).map(|cell| cell.region.to_string());
+    let region = table
+        .cells
+        .get(&row.cell)
+        .map(|cell| cell.region.to_string());
     Ok(Json(Located {
         user: asked.user,
         shard: shard.0,

@@ -43,7 +43,11 @@ pub(crate) async fn get(
     found.map(Json).ok_or_else(|| {
         let what = format!("there is no {} {name}", kind.singular());
         let next = format!("atoll get {}", kind.plural());
-        Failed(Problem::new(Code::NOT_FOUND, what).about(kind, name).next(next))
+        Failed::from(
+            Problem::new(Code::NOT_FOUND, what)
+                .about(kind, name)
+                .next(next),
+        )
     })
 }
 
@@ -56,8 +60,11 @@ pub(crate) async fn create(
         Kind::Plan => Ok(Json(plans::create(&control, &body).await?)),
         Kind::Execution => Ok(Json(executions::create(&control, &body).await?)),
         kind => {
-            let what = format!("a {} of a running world cannot be made or changed", kind.singular());
-            Err(Failed(Problem::new(Code::METHOD, what)))
+            let what = format!(
+                "a {} of a running world cannot be made or changed",
+                kind.singular()
+            );
+            Err(Failed::from(Problem::new(Code::METHOD, what)))
         }
     }
 }
@@ -77,7 +84,7 @@ pub(crate) async fn all(
 }
 
 fn parse(plural: &str) -> Result<Kind, Failed> {
-    Kind::from_str(plural).map_err(|why| Failed(Problem::new(Code::NOT_FOUND, why)))
+    Kind::from_str(plural).map_err(|why| Failed::from(Problem::new(Code::NOT_FOUND, why)))
 }
 
 /// A body as a typed object; a slip of the pen does not become an order.
@@ -85,10 +92,15 @@ pub(crate) fn object<S: serde::de::DeserializeOwned>(
     kind: Kind,
     body: &[u8],
 ) -> Result<(String, S), Failed> {
-    let bad = |why: String| Failed(Problem::new(Code::BAD_REQUEST, "the body is not a resource").why(why));
+    let bad = |why: String| {
+        Failed::from(Problem::new(Code::BAD_REQUEST, "the body is not a resource").why(why))
+    };
     let object: AnyObject = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
     if object.kind != kind {
-        return Err(bad(format!("kind is {}, the path says {kind}", object.kind)));
+        return Err(bad(format!(
+            "kind is {}, the path says {kind}",
+            object.kind
+        )));
     }
     let name = object.metadata.name.clone();
     let spec = serde_json::from_value(object.spec).map_err(|error| bad(error.to_string()))?;

@@ -27,19 +27,24 @@ pub(crate) async fn schema(
     body: Bytes,
 ) -> Result<Json<SchemaResult>, Failed> {
     let order: SchemaOrder = serde_json::from_slice(&body).map_err(|error| {
-        Failed(Problem::new(Code::BAD_REQUEST, "not a schema order").why(error.to_string()))
+        Failed::from(Problem::new(Code::BAD_REQUEST, "not a schema order").why(error.to_string()))
     })?;
     let id = crate::plans::hash_of(&order.sql);
     let groups = control.records.all();
-    let each = groups.values().map(|record| apply(&control, record, &id, &order.sql));
+    let each = groups
+        .values()
+        .map(|record| apply(&control, record, &id, &order.sql));
     let groups = futures::future::join_all(each).await;
     let result = SchemaResult { id, groups };
     if result.complete() {
         return Ok(Json(result));
     }
-    let problem = Problem::new(Code::SCHEMA, format!("{} was not applied everywhere", order.name));
+    let problem = Problem::new(
+        Code::SCHEMA,
+        format!("{} was not applied everywhere", order.name),
+    );
     let failed = result.groups.iter().filter(|group| !group.error.is_empty());
-    Err(Failed(failed.fold(problem, |problem, group| {
+    Err(Failed::from(failed.fold(problem, |problem, group| {
         problem.why(format!("group {}: {}", group.group, group.error))
     })))
 }
@@ -51,12 +56,20 @@ async fn apply(control: &Control, record: &GroupRecord, id: &str, sql: &str) -> 
         applied: String::new(),
         error: error.to_owned(),
     };
-    let Some(open) = &record.open else { return failed("it is not born yet") };
-    let order = Order::ApplySchema { id: id.to_owned(), sql: sql.to_owned(), shards: vec![] };
+    let Some(open) = &record.open else {
+        return failed("it is not born yet");
+    };
+    let order = Order::ApplySchema {
+        id: id.to_owned(),
+        sql: sql.to_owned(),
+        shards: vec![],
+    };
     if !control.agents.order(&open.primary, order) {
         return failed("its primary's agent is not connected");
     }
-    let answer = control.agents.until(|agents| agents.schema_applied(&open.primary, id));
+    let answer = control
+        .agents
+        .until(|agents| agents.schema_applied(&open.primary, id));
     let Ok(answer) = tokio::time::timeout(SCHEMA_LIMIT, answer).await else {
         return failed("no answer in time");
     };
@@ -68,7 +81,11 @@ async fn apply(control: &Control, record: &GroupRecord, id: &str, sql: &str) -> 
             Err(error) => errors.push(format!("shard {shard}: {error}")),
         }
     }
-    SchemaGroup { group, applied: format_shards(&applied), error: errors.join("; ") }
+    SchemaGroup {
+        group,
+        applied: format_shards(&applied),
+        error: errors.join("; "),
+    }
 }
 
 /// Hashes of all rows on all members. Each member is asked after it has replayed what the primary
@@ -76,32 +93,47 @@ async fn apply(control: &Control, record: &GroupRecord, id: &str, sql: &str) -> 
 pub(crate) async fn rows(State(control): State<Arc<Control>>) -> Result<Json<RowHashes>, Failed> {
     let groups = control.records.all();
     let id = format!("rows-{}", control.runtime.wall_clock());
-    let each = groups.iter().map(|(group, record)| compare(&control, group, record, &id));
+    let each = groups
+        .iter()
+        .map(|(group, record)| compare(&control, group, record, &id));
     let groups = futures::future::join_all(each).await;
-    Ok(Json(RowHashes { equal: groups.iter().all(|group| group.equal), groups }))
+    Ok(Json(RowHashes {
+        equal: groups.iter().all(|group| group.equal),
+        groups,
+    }))
 }
 
-async fn compare(
-    control: &Control,
-    group: &GroupId,
-    record: &GroupRecord,
-    id: &str,
-) -> GroupRows {
+async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &str) -> GroupRows {
     let Some(open) = &record.open else {
-        return GroupRows { group: group.clone(), equal: false, members: vec![] };
+        return GroupRows {
+            group: group.clone(),
+            equal: false,
+            members: vec![],
+        };
     };
     let primary = ask(control, &open.primary, id, Lsn(0)).await;
     let at_least = primary.as_ref().map_or(Lsn(0), |rows| rows.lsn);
-    let others = record.members.iter().filter(|member| member.id != open.primary);
+    let others = record
+        .members
+        .iter()
+        .filter(|member| member.id != open.primary);
     let others = futures::future::join_all(others.map(|member| async {
-        (member.id.clone(), ask(control, &member.id, id, at_least).await)
+        (
+            member.id.clone(),
+            ask(control, &member.id, id, at_least).await,
+        )
     }));
-    let mut all: BTreeMap<MemberId, Result<RowsHashed, String>> = others.await.into_iter().collect();
+    let mut all: BTreeMap<MemberId, Result<RowsHashed, String>> =
+        others.await.into_iter().collect();
     all.insert(open.primary.clone(), primary);
     let members: Vec<MemberRows> = all.into_iter().map(|(id, rows)| shown(id, rows)).collect();
     let first = members.first().and_then(|member| member.hash.clone());
     let equal = first.is_some() && members.iter().all(|member| member.hash == first);
-    GroupRows { group: group.clone(), equal, members }
+    GroupRows {
+        group: group.clone(),
+        equal,
+        members,
+    }
 }
 
 async fn ask(
@@ -110,13 +142,21 @@ async fn ask(
     id: &str,
     at_least: Lsn,
 ) -> Result<RowsHashed, String> {
-    let order = Order::HashRows { id: id.to_owned(), shards: vec![], at_least };
+    let order = Order::HashRows {
+        id: id.to_owned(),
+        shards: vec![],
+        at_least,
+    };
     if !control.agents.order(member, order) {
         return Err("its agent is not connected".to_owned());
     }
-    let answer = control.agents.until(|agents| agents.rows_hashed(member, id));
+    let answer = control
+        .agents
+        .until(|agents| agents.rows_hashed(member, id));
     match tokio::time::timeout(ROWS_LIMIT, answer).await {
-        Ok(RowsHashed { error: Some(error), .. }) => Err(error),
+        Ok(RowsHashed {
+            error: Some(error), ..
+        }) => Err(error),
         Ok(rows) => Ok(rows),
         Err(_) => Err("no answer in time".to_owned()),
     }
@@ -129,13 +169,24 @@ fn shown(member: MemberId, rows: Result<RowsHashed, String>) -> MemberRows {
                 .tables
                 .iter()
                 .map(|table| {
-                    format!("{} {} {} {:016x}", table.shard, table.table, table.rows, table.hash)
+                    format!(
+                        "{} {} {} {:016x}",
+                        table.shard, table.table, table.rows, table.hash
+                    )
                 })
                 .collect();
             let hash = crate::plans::hash_of(&tables.join("\n"));
             let note = format!("at {}", rows.lsn);
-            MemberRows { member, hash: Some(hash), note }
+            MemberRows {
+                member,
+                hash: Some(hash),
+                note,
+            }
         }
-        Err(note) => MemberRows { member, hash: None, note },
+        Err(note) => MemberRows {
+            member,
+            hash: None,
+            note,
+        },
     }
 }

@@ -24,17 +24,27 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
     let records = control.records.all();
     let planes = control.planes.all();
     let table = control.publisher.current();
-    let groups: Vec<_> =
-        records.iter().map(|(id, record)| group(&control, id, record)).collect();
+    let groups: Vec<_> = records
+        .iter()
+        .map(|(id, record)| group(&control, id, record))
+        .collect();
     let executions = execution::all(&control).await?;
-    let running = executions.into_iter().filter(|execution| !execution.phase.is_over());
-    let mut warnings: Vec<String> =
-        groups.iter().map(|group| group.exposed.clone()).filter(|text| !text.is_empty()).collect();
+    let running = executions
+        .into_iter()
+        .filter(|execution| !execution.phase.is_over());
+    let mut warnings: Vec<String> = groups
+        .iter()
+        .map(|group| group.exposed.clone())
+        .filter(|text| !text.is_empty())
+        .collect();
     if !control.automatic {
         warnings.push("automatic failover is off".to_owned());
     }
     Ok(Json(WorldStatus {
-        world: table.as_ref().map(|table| table.version.world.clone()).unwrap_or_default(),
+        world: table
+            .as_ref()
+            .map(|table| table.version.world.clone())
+            .unwrap_or_default(),
         unix_ms: control.runtime.wall_clock().0,
         table: table.as_ref().map_or(0, |table| table.version.number),
         automatic: control.automatic,
@@ -57,7 +67,10 @@ pub(super) fn owners(record: &GroupRecord) -> Vec<String> {
             RunPhase::Active => "",
             RunPhase::Switching { .. } => " switching",
         };
-        format!("{}-{} {} epoch {}{switching}", run.first, run.last, run.cell, run.epoch)
+        format!(
+            "{}-{} {} epoch {}{switching}",
+            run.first, run.last, run.cell, run.epoch
+        )
     };
     record.runs.iter().map(line).collect()
 }
@@ -68,25 +81,41 @@ fn group(control: &Control, id: &GroupId, record: &GroupRecord) -> GroupStatus {
         term: op.term,
         target: op.target.clone(),
         execution: op.execution.clone(),
-        step: control.agents.progress(&op.target, &op.id()).map(|p| step(&p)).unwrap_or_default(),
+        step: control
+            .agents
+            .progress(&op.target, &op.id())
+            .map(|p| step(&p))
+            .unwrap_or_default(),
     });
-    let members: Vec<_> =
-        record.members.iter().map(|admitted| member(control, record, &admitted.id)).collect();
-    let usable = members.iter().filter(|m| m.live && m.position.is_some()).count();
+    let members: Vec<_> = record
+        .members
+        .iter()
+        .map(|admitted| member(control, record, &admitted.id))
+        .collect();
+    let usable = members
+        .iter()
+        .filter(|m| m.live && m.position.is_some())
+        .count();
     let needed = record.quorum().survivors();
     let exposed = match usable {
         _ if usable > needed => String::new(),
         _ if usable == needed => {
-            format!("group {id} has {usable} of {} members: no second loss is survived", members.len())
+            format!(
+                "group {id} has {usable} of {} members: no second loss is survived",
+                members.len()
+            )
         }
-        _ => format!("group {id} has {usable} of {} members and needs {needed}", members.len()),
+        _ => format!(
+            "group {id} has {usable} of {} members and needs {needed}",
+            members.len()
+        ),
     };
     GroupStatus {
         name: id.clone(),
-        open: record
-            .open
-            .as_ref()
-            .map(|open| OpenStatus { term: open.term, primary: open.primary.clone() }),
+        open: record.open.as_ref().map(|open| OpenStatus {
+            term: open.term,
+            primary: open.primary.clone(),
+        }),
         op,
         owners: owners(record),
         members,
@@ -105,23 +134,21 @@ fn step(progress: &Progress) -> String {
     }
 }
 
-fn member(
-    control: &Control,
-    record: &GroupRecord,
-    id: &atoll_topology::MemberId,
-) -> MemberStatus {
+fn member(control: &Control, record: &GroupRecord, id: &atoll_topology::MemberId) -> MemberStatus {
     let spec = control.topology.groups.get(&record.group);
     let zone = spec
         .and_then(|group| group.members.iter().find(|member| member.id == *id))
         .map(|member| member.zone.clone());
     let seen = control.agents.member(id);
-    let role = seen.as_ref().map_or("unheard", |seen| match seen.status.role {
-        MemberRole::Down => "down",
-        MemberRole::Rebuilding => "rebuilding",
-        MemberRole::Lost => "lost",
-        MemberRole::Sealed | MemberRole::Following => "replica",
-        _ => "primary",
-    });
+    let role = seen
+        .as_ref()
+        .map_or("unheard", |seen| match seen.status.role {
+            MemberRole::Down => "down",
+            MemberRole::Rebuilding => "rebuilding",
+            MemberRole::Lost => "lost",
+            MemberRole::Sealed | MemberRole::Following => "replica",
+            _ => "primary",
+        });
     let note = match seen.as_ref().map(|seen| seen.status.role) {
         Some(MemberRole::Lost) => "stays out until a policy op admits it",
         Some(MemberRole::Sealed) => "sealed",
@@ -130,11 +157,18 @@ fn member(
     };
     MemberStatus {
         id: id.clone(),
-        region: control.region_of(id).unwrap_or_else(|| control.region.clone()),
+        region: control
+            .region_of(id)
+            .unwrap_or_else(|| control.region.clone()),
         zone: zone.unwrap_or_else(crate::observe::view::no_zone),
         role: role.to_owned(),
-        promise: seen.as_ref().map_or(atoll_topology::Term::ZERO, |seen| seen.status.promise),
-        position: seen.as_ref().and_then(|seen| seen.position()).map(|p| (p.term, p.lsn)),
+        promise: seen
+            .as_ref()
+            .map_or(atoll_topology::Term::ZERO, |seen| seen.status.promise),
+        position: seen
+            .as_ref()
+            .and_then(|seen| seen.position())
+            .map(|p| (p.term, p.lsn)),
         lag_bytes: seen.as_ref().map_or(0, |seen| seen.status.replay_lag_bytes),
         age_ms: seen.as_ref().map(|seen| ms(seen.heard)),
         live: seen.as_ref().is_some_and(|seen| seen.live()),
@@ -187,9 +221,17 @@ fn canary(control: &Control, cell: &CellId, planes: &[Plane]) -> String {
     let seen: Vec<_> = planes
         .iter()
         .filter(|plane| plane.heard.elapsed() < LIVE)
-        .filter_map(|plane| plane.report.cells.iter().find(|health| health.cell == *cell))
+        .filter_map(|plane| {
+            plane
+                .report
+                .cells
+                .iter()
+                .find(|health| health.cell == *cell)
+        })
         .collect();
-    let well = seen.iter().filter(|health| now.saturating_sub(health.last_ok_unix_ms) < 3_000);
+    let well = seen
+        .iter()
+        .filter(|health| now.saturating_sub(health.last_ok_unix_ms) < 3_000);
     format!("{}/{}", well.count(), seen.len())
 }
 

@@ -17,10 +17,14 @@ pub(crate) async fn remember(store: &dyn Store, text: &str, path: &Path) -> Resu
             return if found.value == text.as_bytes() {
                 Ok(())
             } else {
-                Err(Error::OtherTopology { path: path.to_owned() })
+                Err(Error::OtherTopology {
+                    path: path.to_owned(),
+                })
             };
         }
-        let txn = Txn::new().expect(TOPOLOGY, Expect::Absent).put(TOPOLOGY, text.to_owned());
+        let txn = Txn::new()
+            .expect(TOPOLOGY, Expect::Absent)
+            .put(TOPOLOGY, text.to_owned());
         match store.txn(txn).await {
             // Also when another replica was first: then it is compared with this one's.
             Ok(_) | Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => {}
@@ -31,7 +35,9 @@ pub(crate) async fn remember(store: &dyn Store, text: &str, path: &Path) -> Resu
 
 /// All resources of one of the file's kinds, by name.
 pub(crate) async fn list(store: &dyn Store, kind: Kind) -> Result<Vec<AnyObject>, StoreError> {
-    let Some(found) = store.get(TOPOLOGY).await? else { return Ok(vec![]) };
+    let Some(found) = store.get(TOPOLOGY).await? else {
+        return Ok(vec![]);
+    };
     let text = String::from_utf8_lossy(&found.value).into_owned();
     let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt {
         place: TOPOLOGY.to_owned(),

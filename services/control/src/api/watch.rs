@@ -28,7 +28,12 @@ struct Sent {
 
 /// Lines of events, without end.
 pub(crate) fn stream(control: Arc<Control>, kind: Kind) -> Response {
-    let sent = Sent { control, kind, known: BTreeMap::new(), quiet: BOOKMARK };
+    let sent = Sent {
+        control,
+        kind,
+        known: BTreeMap::new(),
+        quiet: BOOKMARK,
+    };
     let lines = stream::unfold(sent, |mut sent| async move {
         loop {
             if let Some(lines) = news(&mut sent).await {
@@ -37,7 +42,11 @@ pub(crate) fn stream(control: Arc<Control>, kind: Kind) -> Response {
             tokio::time::sleep(LOOK).await;
         }
     });
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(lines),
+    )
+        .into_response()
 }
 
 async fn news(sent: &mut Sent) -> Option<String> {
@@ -75,7 +84,10 @@ async fn news(sent: &mut Sent) -> Option<String> {
     sent.quiet = 0;
     let line = |(kind, item): &(WatchKind, AnyObject)| {
         let object = serde_json::to_value(item).unwrap_or_default();
-        let event = WatchEvent { kind: *kind, object };
+        let event = WatchEvent {
+            kind: *kind,
+            object,
+        };
         serde_json::to_string(&event).unwrap_or_default() + "\n"
     };
     Some(events.iter().map(line).collect())

@@ -12,20 +12,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// A data plane that has not reported for this long is not waited for: it will meet the fence.
-pub const LIVE: Duration = Duration::from_millis(1_000);
+pub(crate) const LIVE: Duration = Duration::from_millis(1_000);
 
 /// One data plane's last report.
 #[derive(Debug, Clone)]
-pub struct Plane {
+pub(crate) struct Plane {
     /// What it said.
-    pub report: Report,
+    pub(crate) report: Report,
     /// When it was heard, on our clock.
-    pub heard: Instant,
+    pub(crate) heard: Instant,
 }
 
 /// All data planes.
 #[derive(Debug)]
-pub struct Planes {
+pub(crate) struct Planes {
     planes: Mutex<BTreeMap<ProcessId, Plane>>,
     meshes: Mutex<BTreeMap<ProcessId, (RegionId, Instant)>>,
     changed: watch::Sender<u64>,
@@ -33,37 +33,55 @@ pub struct Planes {
 
 impl Default for Planes {
     fn default() -> Self {
-        Self { planes: Mutex::default(), meshes: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            planes: Mutex::default(),
+            meshes: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
 impl Planes {
     /// A report has come in.
-    pub fn heard(&self, report: Report) {
-        let plane = Plane { heard: Instant::now(), report };
+    pub(crate) fn heard(&self, report: Report) {
+        let plane = Plane {
+            heard: Instant::now(),
+            report,
+        };
         let process = plane.report.process.clone();
-        self.planes.lock().unwrap_or_else(PoisonError::into_inner).insert(process, plane);
+        self.planes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(process, plane);
         self.changed.send_modify(|count| *count += 1);
     }
 
     /// A mesh is there.
-    pub fn mesh(&self, process: &ProcessId, region: &RegionId) {
+    pub(crate) fn mesh(&self, process: &ProcessId, region: &RegionId) {
         let mut meshes = self.meshes.lock().unwrap_or_else(PoisonError::into_inner);
         meshes.insert(process.clone(), (region.clone(), Instant::now()));
     }
 
     /// All meshes that were ever heard, with where they are and when that was.
-    pub fn meshes(&self) -> BTreeMap<ProcessId, (RegionId, Instant)> {
-        self.meshes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn meshes(&self) -> BTreeMap<ProcessId, (RegionId, Instant)> {
+        self.meshes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Everything that was ever heard, the newest of each.
-    pub fn all(&self) -> Vec<Plane> {
-        self.planes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<Plane> {
+        self.planes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Those that are live.
-    pub fn live(&self) -> Vec<Plane> {
+    pub(crate) fn live(&self) -> Vec<Plane> {
         let mut planes = self.all();
         planes.retain(|plane| plane.heard.elapsed() < LIVE && !plane.report.draining);
         planes
@@ -71,7 +89,7 @@ impl Planes {
 
     /// Waits until `holds` is true of the live data planes; looks again at each report, and often
     /// enough to notice one that stopped being live.
-    pub async fn until(&self, holds: impl Fn(&[Plane]) -> bool) {
+    pub(crate) async fn until(&self, holds: impl Fn(&[Plane]) -> bool) {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
@@ -85,17 +103,20 @@ impl Planes {
 }
 
 /// Whether every one of these uses the table of this number, or a newer one.
-pub fn all_use(planes: &[Plane], number: u64) -> bool {
+pub(crate) fn all_use(planes: &[Plane], number: u64) -> bool {
     planes.iter().all(|plane| uses(&plane.report, number))
 }
 
 fn uses(report: &Report, number: u64) -> bool {
-    report.in_use.as_ref().is_some_and(|version| version.number >= number)
+    report
+        .in_use
+        .as_ref()
+        .is_some_and(|version| version.number >= number)
 }
 
 /// Whether the data planes of one role use the table and have nothing in flight for any shard of
 /// these runs.
-pub fn drained(planes: &[Plane], role: Role, number: u64, runs: &[Run]) -> bool {
+pub(crate) fn drained(planes: &[Plane], role: Role, number: u64, runs: &[Run]) -> bool {
     let mut of_role = planes.iter().filter(|plane| plane.report.role == role);
     of_role.all(|plane| {
         uses(&plane.report, number)
@@ -107,7 +128,12 @@ pub fn drained(planes: &[Plane], role: Role, number: u64, runs: &[Run]) -> bool 
 }
 
 /// Whether a live router of each new owner has read its epochs on the primary of `term`.
-pub fn read_by_owners(planes: &[Plane], group: &GroupId, term: Term, grants: &[Grant]) -> bool {
+pub(crate) fn read_by_owners(
+    planes: &[Plane],
+    group: &GroupId,
+    term: Term,
+    grants: &[Grant],
+) -> bool {
     grants.iter().all(|grant| {
         planes.iter().any(|plane| {
             let report = &plane.report;
@@ -123,7 +149,7 @@ pub fn read_by_owners(planes: &[Plane], group: &GroupId, term: Term, grants: &[G
 }
 
 /// Live routers of a cell.
-pub fn has_router(planes: &[Plane], cell: &CellId) -> bool {
+pub(crate) fn has_router(planes: &[Plane], cell: &CellId) -> bool {
     planes.iter().any(|plane| {
         plane.report.role == Role::SqlRouter && plane.report.cell.as_ref() == Some(cell)
     })

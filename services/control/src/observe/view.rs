@@ -23,7 +23,7 @@ fn unix_ms(at: Instant, now_ms: u64) -> u64 {
 }
 
 /// Everything that detection is told.
-pub fn reports(control: &Control, now_ms: u64) -> Reports {
+pub(crate) fn reports(control: &Control, now_ms: u64) -> Reports {
     let records = control.records.all();
     Reports {
         here: control.region.clone(),
@@ -46,12 +46,21 @@ fn group_view(control: &Control, group: &GroupId, record: &GroupRecord) -> Group
     let spec = &control.topology.groups[group];
     let home = |member: &atoll_topology::Member| {
         let region = control.topology.zones[&member.zone].region.clone();
-        (member.id.clone(), Home { zone: member.zone.clone(), region })
+        (
+            member.id.clone(),
+            Home {
+                zone: member.zone.clone(),
+                region,
+            },
+        )
     };
     GroupView {
         survives: spec.survives,
         members: spec.members.iter().map(home).collect(),
-        open: record.open.as_ref().map(|open| (open.term, open.primary.clone())),
+        open: record
+            .open
+            .as_ref()
+            .map(|open| (open.term, open.primary.clone())),
         op: record.op.as_ref().map(|op| OpView {
             term: op.term,
             target: op.target.clone(),
@@ -80,11 +89,15 @@ fn member_report(seen: &Heard, now_ms: u64) -> MemberReport {
         at_ms: unix_ms(seen.heard, now_ms),
         led: status.led.unwrap_or(Term::ZERO),
         open: status.open.unwrap_or(Term::ZERO),
-        exit: status
-            .exit
-            .as_ref()
-            .map(|exit| Exit { at_ms: exit.unix_ms, ordered: exit.ordered }),
-        heard_ms_ago: status.heard.iter().map(|h| (h.member.clone(), h.ago_ms)).collect(),
+        exit: status.exit.as_ref().map(|exit| Exit {
+            at_ms: exit.unix_ms,
+            ordered: exit.ordered,
+        }),
+        heard_ms_ago: status
+            .heard
+            .iter()
+            .map(|h| (h.member.clone(), h.ago_ms))
+            .collect(),
     }
 }
 
@@ -99,6 +112,15 @@ fn cells_heard(control: &Control, now_ms: u64) -> BTreeMap<CellId, u64> {
     for plane in control.planes.all() {
         if let Some(cell) = &plane.report.cell {
             note(cell, plane.heard);
+        }
+    }
+    for (mesh, (_, at)) in control.planes.meshes() {
+        if let Some(cell) = control
+            .places
+            .get(&mesh)
+            .and_then(|place| place.cell.as_ref())
+        {
+            note(cell, at);
         }
     }
     heard
@@ -148,7 +170,7 @@ fn gateway_reports(
 }
 
 /// Everything that the planner is shown.
-pub fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed {
+pub(crate) fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed {
     let records = control.records.all();
     let volumes: BTreeMap<&MemberId, &String> = records
         .values()
@@ -176,7 +198,15 @@ pub fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed {
         members: control.agents.members().into_iter().map(member).collect(),
         cells: cells_heard(control, now_ms)
             .into_iter()
-            .map(|(cell, at_ms)| (cell, CellSeen { at_ms, capacity: None }))
+            .map(|(cell, at_ms)| {
+                (
+                    cell,
+                    CellSeen {
+                        at_ms,
+                        capacity: None,
+                    },
+                )
+            })
             .collect(),
         guard,
         now_ms,
@@ -184,13 +214,13 @@ pub fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed {
 }
 
 /// The zone of a member that the topology does not know; a record has no such member.
-pub fn no_zone() -> atoll_topology::ZoneId {
+pub(crate) fn no_zone() -> atoll_topology::ZoneId {
     #[expect(clippy::expect_used, reason = "a constant that parses")]
     atoll_topology::ZoneId::parse("none").expect("a zone id")
 }
 
 /// The name of the place outside all regions.
-pub fn outside() -> RegionId {
+pub(crate) fn outside() -> RegionId {
     #[expect(clippy::expect_used, reason = "a constant that parses")]
     RegionId::parse("outside").expect("a region id")
 }

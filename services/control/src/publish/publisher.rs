@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_ownership::record::GroupRecord;
-use atoll_routing::{Closed, Table, TableVersion};
 use atoll_proxy::table::Publisher as Tables;
+use atoll_routing::{Closed, Table, TableVersion};
 use atoll_topology::{GroupId, Topology};
 use atoll_workflow::{Expect, Store, StoreError, Txn};
 use tokio::sync::{Mutex, watch};
@@ -23,7 +23,7 @@ const RESERVED: &str = "/table/reserved";
 const WORLD: &str = "/world/id";
 
 /// The one place where tables are made.
-pub struct Publisher {
+pub(crate) struct Publisher {
     topology: Arc<Topology>,
     places: Arc<Places>,
     state: Mutex<State>,
@@ -42,7 +42,7 @@ struct State {
 
 impl Publisher {
     /// Continues where the store says that the last one stopped, or begins a world.
-    pub async fn open(
+    pub(crate) async fn open(
         store: Arc<dyn Store>,
         topology: Arc<Topology>,
         places: Arc<Places>,
@@ -60,7 +60,14 @@ impl Publisher {
         };
         let number = reserved(store.as_ref()).await?.1;
         let stages = Stages::new();
-        let state = State { store, world, number, reserved: number, stages, last: None };
+        let state = State {
+            store,
+            world,
+            number,
+            reserved: number,
+            stages,
+            last: None,
+        };
         Ok(Self {
             topology,
             places,
@@ -71,17 +78,17 @@ impl Publisher {
     }
 
     /// Where the streams take tables from.
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         self.tables.clone()
     }
 
     /// The newest table.
-    pub fn current(&self) -> Option<Arc<Table>> {
+    pub(crate) fn current(&self) -> Option<Arc<Table>> {
         self.current.borrow().clone()
     }
 
     /// Says who waits for a group's switching shards from now on, and publishes.
-    pub async fn stage(
+    pub(crate) async fn stage(
         &self,
         group: &GroupId,
         closed: Option<Closed>,
@@ -96,7 +103,7 @@ impl Publisher {
     }
 
     /// Publishes what the records say now; the number of the table that says it.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         records: &BTreeMap<GroupId, GroupRecord>,
     ) -> Result<u64, StoreError> {
@@ -108,9 +115,17 @@ impl Publisher {
         state: &mut State,
         records: &BTreeMap<GroupId, GroupRecord>,
     ) -> Result<u64, StoreError> {
-        let version = TableVersion { world: state.world.clone(), number: state.number };
-        let mut table =
-            table::build(version, &self.topology, &self.places, records, &state.stages);
+        let version = TableVersion {
+            world: state.world.clone(),
+            number: state.number,
+        };
+        let mut table = table::build(
+            version,
+            &self.topology,
+            &self.places,
+            records,
+            &state.stages,
+        );
         if state.last.as_ref() == Some(&table) {
             return Ok(state.number);
         }
@@ -136,7 +151,9 @@ async fn reserve(store: &dyn Store) -> Result<u64, StoreError> {
     loop {
         let (expect, before) = reserved(store).await?;
         let after = before + BLOCK;
-        let txn = Txn::new().expect(RESERVED, expect).put(RESERVED, after.to_string().into_bytes());
+        let txn = Txn::new()
+            .expect(RESERVED, expect)
+            .put(RESERVED, after.to_string().into_bytes());
         match store.txn(txn).await {
             Ok(_) => return Ok(after),
             // Another replica took that block; take the next.
@@ -147,7 +164,9 @@ async fn reserve(store: &dyn Store) -> Result<u64, StoreError> {
 }
 
 async fn reserved(store: &dyn Store) -> Result<(Expect, u64), StoreError> {
-    let Some(found) = store.get(RESERVED).await? else { return Ok((Expect::Absent, 0)) };
+    let Some(found) = store.get(RESERVED).await? else {
+        return Ok((Expect::Absent, 0));
+    };
     let text = String::from_utf8_lossy(&found.value).into_owned();
     let number = text.parse().map_err(|_| StoreError::Corrupt {
         place: RESERVED.to_owned(),

@@ -5,18 +5,16 @@ use std::net::SocketAddr;
 
 use atoll_ownership::OpKind;
 use atoll_ownership::record::{GroupRecord, RunPhase};
-use atoll_routing::{
-    CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion,
-};
+use atoll_routing::{CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion};
 use atoll_topology::{CellId, Epoch, GroupId, ShardId, SlotName, Topology};
 
 use crate::places::{APPLICATION_PORT, GATEWAY_PEER_PORT, PlaceRole, Places, SQL_PORT};
 
 /// Who waits for each group's switching shards; groups that are not named: everybody.
-pub type Stages = BTreeMap<GroupId, Closed>;
+pub(crate) type Stages = BTreeMap<GroupId, Closed>;
 
 /// The table that the tables' readers should use now.
-pub fn build(
+pub(crate) fn build(
     version: TableVersion,
     topology: &Topology,
     places: &Places,
@@ -62,13 +60,17 @@ fn shard_row(
     if let Some((group, record, run)) = stored {
         let phase = match &run.phase {
             // Not born: whoever asks waits.
-            RunPhase::Active if record.open.is_none() => {
-                Phase::Switching { leaving: run.cell.clone(), closed: Closed::All }
-            }
+            RunPhase::Active if record.open.is_none() => Phase::Switching {
+                leaving: run.cell.clone(),
+                closed: Closed::All,
+            },
             // The whole group waits for its new primary; these shards keep owner and epoch.
             RunPhase::Active if primary_moves(record) && stages.contains_key(group) => {
                 let closed = stages.get(group).copied().unwrap_or(Closed::All);
-                Phase::Switching { leaving: run.cell.clone(), closed }
+                Phase::Switching {
+                    leaving: run.cell.clone(),
+                    closed,
+                }
             }
             RunPhase::Active => Phase::Active,
             RunPhase::Switching { leaving } => Phase::Switching {
@@ -89,9 +91,15 @@ fn shard_row(
         .groups
         .iter()
         .find(|(_, group)| group.shards.contains(&shard))
-        .map_or_else(|| topology.groups.keys().next().cloned(), |(id, _)| Some(id.clone()));
+        .map_or_else(
+            || topology.groups.keys().next().cloned(),
+            |(id, _)| Some(id.clone()),
+        );
     ShardRow {
-        phase: Phase::Switching { leaving: cell.clone(), closed: Closed::All },
+        phase: Phase::Switching {
+            leaving: cell.clone(),
+            closed: Closed::All,
+        },
         cell,
         epoch: Epoch::ZERO,
         group: group.unwrap_or_else(unreachable_group),
@@ -106,21 +114,37 @@ fn unreachable_group() -> GroupId {
 
 /// Whether the group's op gives it another primary, so that all its shards wait.
 fn primary_moves(record: &GroupRecord) -> bool {
-    record.op.as_ref().is_some_and(|op| op.kind != OpKind::OwnerChange)
+    record
+        .op
+        .as_ref()
+        .is_some_and(|op| op.kind != OpKind::OwnerChange)
 }
 
 fn cells(topology: &Topology, places: &Places) -> BTreeMap<CellId, CellRow> {
     let row = |id: &CellId, cell: &atoll_topology::Cell| CellRow {
         kind: cell.kind,
         region: cell.region.clone(),
-        gateways: places.of_cell(id, PlaceRole::Gateway, GATEWAY_PEER_PORT).collect(),
+        gateways: places
+            .of_cell(id, PlaceRole::Gateway, GATEWAY_PEER_PORT)
+            .collect(),
         instances: places
             .of_cell(id, PlaceRole::Application, APPLICATION_PORT)
-            .map(|address| Instance { address, slot: SlotName::Blue })
+            .map(|address| Instance {
+                address,
+                slot: SlotName::Blue,
+            })
             .collect(),
-        weights: cell.slots.iter().map(|(name, slot)| (*name, slot.weight)).collect(),
+        weights: cell
+            .slots
+            .iter()
+            .map(|(name, slot)| (*name, slot.weight))
+            .collect(),
     };
-    topology.cells.iter().map(|(id, cell)| (id.clone(), row(id, cell))).collect()
+    topology
+        .cells
+        .iter()
+        .map(|(id, cell)| (id.clone(), row(id, cell)))
+        .collect()
 }
 
 fn group_row(
@@ -130,7 +154,10 @@ fn group_row(
     records: &BTreeMap<GroupId, GroupRecord>,
 ) -> GroupRow {
     let record = records.get(group);
-    let members = topology.groups.get(group).map(|group| group.members.clone());
+    let members = topology
+        .groups
+        .get(group)
+        .map(|group| group.members.clone());
     GroupRow {
         open: record
             .and_then(|record| record.open.as_ref())

@@ -16,7 +16,7 @@ use crate::records::ChangeError;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Brings one group to life; returns once it has an op or an open term.
-pub async fn run(control: Arc<Control>, group: GroupId) {
+pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
     loop {
         match step(&control, &group).await {
             Ok(true) => return,
@@ -38,7 +38,10 @@ async fn step(control: &Control, group: &GroupId) -> Result<bool, ChangeError> {
     }
     let mut ready = true;
     for admitted in &record.members {
-        let seen = control.agents.member(&admitted.id).filter(|seen| seen.live());
+        let seen = control
+            .agents
+            .member(&admitted.id)
+            .filter(|seen| seen.live());
         let holds = seen.as_ref().is_some_and(|seen| {
             seen.status.volume.as_ref() == Some(&admitted.volume) && seen.position().is_some()
         });
@@ -61,7 +64,10 @@ async fn step(control: &Control, group: &GroupId) -> Result<bool, ChangeError> {
         return Ok(false);
     }
     let begin = first(control, group, &record);
-    control.records.change(group, |record| record.begin(&begin), |txn| txn).await?;
+    control
+        .records
+        .change(group, |record| record.begin(&begin), |txn| txn)
+        .await?;
     info!(%group, primary = %begin.target, "group is being born");
     Ok(true)
 }

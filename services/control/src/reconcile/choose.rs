@@ -10,12 +10,12 @@ use crate::observe::{agents::Seen, planes};
 
 /// The best live member: in the region of most of the group's owners if one is there, then the
 /// one whose log goes furthest.
-pub fn target(control: &Control, record: &GroupRecord) -> Option<MemberId> {
+pub(crate) fn target(control: &Control, record: &GroupRecord) -> Option<MemberId> {
     target_in(control, record, owners_region(control, record).as_ref())
 }
 
 /// The best live member, one of `region` if there is one.
-pub fn target_in(
+pub(crate) fn target_in(
     control: &Control,
     record: &GroupRecord,
     region: Option<&RegionId>,
@@ -34,11 +34,15 @@ pub fn target_in(
     };
     let mut best: Option<(&MemberId, (bool, Position))> = None;
     for admitted in &record.members {
-        let Some(seen) = members.get(&admitted.id) else { continue };
+        let Some(seen) = members.get(&admitted.id) else {
+            continue;
+        };
         if seen.status.volume.as_ref() != Some(&admitted.volume) {
             continue;
         }
-        let Some(rank) = candidate(&admitted.id, seen) else { continue };
+        let Some(rank) = candidate(&admitted.id, seen) else {
+            continue;
+        };
         let better = best.as_ref().is_none_or(|(_, than)| {
             (rank.0 && !than.0) || (rank.0 == than.0 && rank.1.ahead_of(than.1))
         });
@@ -50,7 +54,7 @@ pub fn target_in(
 }
 
 /// The region in which most of the group's shards are owned.
-pub fn owners_region(control: &Control, record: &GroupRecord) -> Option<RegionId> {
+pub(crate) fn owners_region(control: &Control, record: &GroupRecord) -> Option<RegionId> {
     let mut counts = std::collections::BTreeMap::<RegionId, u32>::new();
     for run in &record.runs {
         if let Some(cell) = control.topology.cells.get(&run.cell) {
@@ -58,21 +62,26 @@ pub fn owners_region(control: &Control, record: &GroupRecord) -> Option<RegionId
             *counts.entry(cell.region.clone()).or_default() += shards;
         }
     }
-    counts.into_iter().max_by_key(|(_, count)| *count).map(|(region, _)| region)
+    counts
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(region, _)| region)
 }
 
 /// Where the shards of an op that is taken over go: on to the coming cell if a router of it is
 /// alive, else back to the one that they were leaving.
-pub fn moves_after(control: &Control, record: &GroupRecord) -> Vec<Move> {
+pub(crate) fn moves_after(control: &Control, record: &GroupRecord) -> Vec<Move> {
     let live = control.planes.live();
     let alive = |cell: &CellId| planes::has_router(&live, cell);
     record
         .runs
         .iter()
         .filter_map(|run| match &run.phase {
-            RunPhase::Switching { leaving } if !alive(&run.cell) && alive(leaving) => {
-                Some(Move { first: run.first, last: run.last, to: leaving.clone() })
-            }
+            RunPhase::Switching { leaving } if !alive(&run.cell) && alive(leaving) => Some(Move {
+                first: run.first,
+                last: run.last,
+                to: leaving.clone(),
+            }),
             RunPhase::Switching { .. } | RunPhase::Active => None,
         })
         .collect()

@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StepPhase {
+pub(crate) enum StepPhase {
     /// Not begun.
     Pending,
     /// Its op is, or was, in the group's record.
@@ -37,46 +37,48 @@ pub enum StepPhase {
 
 /// A group before the execution.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Before {
+pub(crate) struct Before {
     /// Which group.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// Its open term.
-    pub term: Term,
+    pub(crate) term: Term,
     /// Its primary.
-    pub primary: Option<MemberId>,
+    pub(crate) primary: Option<MemberId>,
 }
 
 /// An execution as the store keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Its name: the idempotency key.
-    pub name: String,
+    pub(crate) name: String,
     /// The whole plan.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// What the operator wants.
-    pub wanted: Wanted,
+    pub(crate) wanted: Wanted,
     /// How far it is.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Why, in words.
-    pub message: String,
+    pub(crate) message: String,
     /// When it was made, in milliseconds of Unix time.
-    pub created_ms: u64,
+    pub(crate) created_ms: u64,
     /// When it was over.
-    pub finished_ms: Option<u64>,
+    pub(crate) finished_ms: Option<u64>,
     /// One for each step of the plan.
-    pub steps: Vec<StepPhase>,
+    pub(crate) steps: Vec<StepPhase>,
     /// The plan's groups before it.
-    pub before: Vec<Before>,
+    pub(crate) before: Vec<Before>,
     /// When each step of each op was reached; complete once it is over.
-    pub marks: Vec<Mark>,
+    pub(crate) marks: Vec<Mark>,
 }
 
 impl Stored {
     /// A new one.
-    pub fn new(control: &Control, name: String, plan: Plan) -> Self {
+    pub(crate) fn new(control: &Control, name: String, plan: Plan) -> Self {
         let records = control.records.all();
         let before = plan.steps.iter().map(|step| {
-            let open = records.get(&step.group).and_then(|record| record.open.clone());
+            let open = records
+                .get(&step.group)
+                .and_then(|record| record.open.clone());
             Before {
                 group: step.group.clone(),
                 term: open.as_ref().map_or(Term::ZERO, |open| open.term),
@@ -114,22 +116,36 @@ fn decode(key: &str, found: &Versioned) -> Result<Stored, StoreError> {
 }
 
 /// One execution, and what a transaction must find to replace it.
-pub async fn load(control: &Control, name: &str) -> Result<Option<(Stored, Expect)>, StoreError> {
+pub(crate) async fn load(
+    control: &Control,
+    name: &str,
+) -> Result<Option<(Stored, Expect)>, StoreError> {
     let key = key(name);
-    let Some(found) = control.store.get(&key).await? else { return Ok(None) };
-    Ok(Some((decode(&key, &found)?, Expect::Revision(found.revision))))
+    let Some(found) = control.store.get(&key).await? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        decode(&key, &found)?,
+        Expect::Revision(found.revision),
+    )))
 }
 
 /// All executions, by name.
-pub async fn all(control: &Control) -> Result<Vec<Stored>, StoreError> {
+pub(crate) async fn all(control: &Control) -> Result<Vec<Stored>, StoreError> {
     let listed = control.store.list(PREFIX).await?;
-    listed.entries.iter().map(|(key, found)| decode(key, found)).collect()
+    listed
+        .entries
+        .iter()
+        .map(|(key, found)| decode(key, found))
+        .collect()
 }
 
 /// Keeps a new execution and starts it; `Conflict` where the name is taken.
-pub async fn create(control: &Arc<Control>, stored: Stored) -> Result<(), StoreError> {
+pub(crate) async fn create(control: &Arc<Control>, stored: Stored) -> Result<(), StoreError> {
     let key = key(&stored.name);
-    let txn = Txn::new().expect(&key, Expect::Absent).put(&key, stored.encoded());
+    let txn = Txn::new()
+        .expect(&key, Expect::Absent)
+        .put(&key, stored.encoded());
     control.store.txn(txn).await?;
     start(control, stored.name);
     Ok(())
@@ -138,30 +154,37 @@ pub async fn create(control: &Arc<Control>, stored: Stored) -> Result<(), StoreE
 /// What an automatic execution must find and leave of the guards, in the transaction that begins
 /// its first step.
 #[derive(Debug, Clone)]
-pub struct Guarded {
+pub(crate) struct Guarded {
     /// What must be there.
-    pub expect: Expect,
+    pub(crate) expect: Expect,
     /// What is there then.
-    pub next: Guard,
+    pub(crate) next: Guard,
 }
 
 /// The same for a verdict: the guards are bumped with the execution.
-pub async fn create_automatic(
+pub(crate) async fn create_automatic(
     control: &Arc<Control>,
     stored: Stored,
     guarded: Guarded,
 ) -> Result<(), StoreError> {
     let key = key(&stored.name);
-    let txn = Txn::new().expect(&key, Expect::Absent).put(&key, stored.encoded());
-    control.store.txn(crate::guard::replace(txn, guarded.expect, &guarded.next)).await?;
+    let txn = Txn::new()
+        .expect(&key, Expect::Absent)
+        .put(&key, stored.encoded());
+    control
+        .store
+        .txn(crate::guard::replace(txn, guarded.expect, &guarded.next))
+        .await?;
     start(control, stored.name);
     Ok(())
 }
 
 /// Notes what the operator wants.
-pub async fn want(control: &Control, name: &str, wanted: Wanted) -> Result<(), StoreError> {
+pub(crate) async fn want(control: &Control, name: &str, wanted: Wanted) -> Result<(), StoreError> {
     loop {
-        let Some((mut stored, expect)) = load(control, name).await? else { return Ok(()) };
+        let Some((mut stored, expect)) = load(control, name).await? else {
+            return Ok(());
+        };
         stored.wanted = wanted;
         match save(control, &stored, expect).await {
             Err(StoreError::Conflict { .. }) => {}
@@ -172,12 +195,15 @@ pub async fn want(control: &Control, name: &str, wanted: Wanted) -> Result<(), S
 
 async fn save(control: &Control, stored: &Stored, expect: Expect) -> Result<(), StoreError> {
     let key = key(&stored.name);
-    control.store.txn(Txn::new().expect(&key, expect).put(&key, stored.encoded())).await?;
+    control
+        .store
+        .txn(Txn::new().expect(&key, expect).put(&key, stored.encoded()))
+        .await?;
     Ok(())
 }
 
 /// Goes on with everything that is not over; after a start.
-pub async fn resume(control: &Arc<Control>) -> Result<(), StoreError> {
+pub(crate) async fn resume(control: &Arc<Control>) -> Result<(), StoreError> {
     for stored in all(control).await? {
         if !stored.phase.is_over() {
             info!(execution = stored.name, "execution resumed");
@@ -207,12 +233,21 @@ fn start(control: &Arc<Control>, name: String) {
 
 /// One look and one act; whether it is over.
 async fn advance(control: &Arc<Control>, name: &str) -> Result<bool, ChangeError> {
-    let Some((stored, expect)) = load(control, name).await? else { return Ok(true) };
+    let Some((stored, expect)) = load(control, name).await? else {
+        return Ok(true);
+    };
     if stored.phase.is_over() {
         return Ok(true);
     }
-    let begun = stored.steps.iter().filter(|step| **step == StepPhase::Begun).count();
-    let pending = stored.steps.iter().position(|step| *step == StepPhase::Pending);
+    let begun = stored
+        .steps
+        .iter()
+        .filter(|step| **step == StepPhase::Begun)
+        .count();
+    let pending = stored
+        .steps
+        .iter()
+        .position(|step| *step == StepPhase::Pending);
     let may_begin = begun == 0 || stored.plan.pace == Pace::Together;
     match (pending, stored.wanted) {
         (Some(at), Wanted::Run) if may_begin => begin(control, stored, expect, at).await,
@@ -221,7 +256,14 @@ async fn advance(control: &Arc<Control>, name: &str) -> Result<bool, ChangeError
             finish(control, stored, expect, Phase::Succeeded, String::new()).await
         }
         (_, Wanted::Abort) if begun == 0 => {
-            finish(control, stored, expect, Phase::Aborted, "aborted by order".to_owned()).await
+            finish(
+                control,
+                stored,
+                expect,
+                Phase::Aborted,
+                "aborted by order".to_owned(),
+            )
+            .await
         }
         _ if begun > 0 => ended(control, stored, expect).await,
         _ => {
@@ -278,7 +320,10 @@ async fn ended(
         let over = begun.iter().find(|at| {
             let step = &stored.plan.steps[**at];
             groups.get(&step.group).is_none_or(|record| {
-                record.op.as_ref().is_none_or(|op| op.execution != stored.name)
+                record
+                    .op
+                    .as_ref()
+                    .is_none_or(|op| op.execution != stored.name)
             })
         });
         if let Some(at) = over {
@@ -302,7 +347,10 @@ async fn finish(
 ) -> Result<bool, ChangeError> {
     if phase == Phase::Succeeded {
         // The last mark of each group is that every live data plane uses the new table.
-        control.timeline.settled(&stored.name, stored.steps.len()).await;
+        control
+            .timeline
+            .settled(&stored.name, stored.steps.len())
+            .await;
     }
     info!(execution = stored.name, ?phase, message, "execution over");
     stored.phase = phase;

@@ -22,11 +22,11 @@ use crate::reconcile::choose;
 use crate::records::ChangeError;
 
 /// How long requests in flight have to end before a planned switch is called off.
-pub const DRAIN: Duration = Duration::from_millis(2_000);
+pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 /// How long control waits for live data planes to use a new table; then their fence guards.
-pub const CONVERGENCE: Duration = Duration::from_millis(3_000);
+pub(crate) const CONVERGENCE: Duration = Duration::from_millis(3_000);
 /// An op's time, from P1.
-pub const OP_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const OP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be done, before everything is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -38,7 +38,11 @@ enum Stopped {
     NotDrained,
     /// The driver says that this term leads nowhere.
     #[error("{driver} gave up: {reason}")]
-    GaveUp { driver: MemberId, reason: String, better: Option<MemberId> },
+    GaveUp {
+        driver: MemberId,
+        reason: String,
+        better: Option<MemberId>,
+    },
     #[error(transparent)]
     Change(#[from] ChangeError),
     #[error(transparent)]
@@ -48,11 +52,14 @@ enum Stopped {
 /// What a driver brought about.
 enum Driven {
     Open(Option<TermRow>),
-    GaveUp { reason: String, better: Option<MemberId> },
+    GaveUp {
+        reason: String,
+        better: Option<MemberId>,
+    },
 }
 
 /// Carries the ops of one group out, one after the other, for ever.
-pub async fn run(control: Arc<Control>, group: GroupId) {
+pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
     let mut records = control.records.subscribe();
     loop {
         let record = records.borrow_and_update().get(&group).cloned();
@@ -82,8 +89,10 @@ pub async fn run(control: Arc<Control>, group: GroupId) {
             if let Some(Err(stopped)) = ended {
                 recover(&control, &record, &op, stopped).await;
             }
-        } else if let Err(error) =
-            control.publisher.stage(&group, None, &control.records.all()).await
+        } else if let Err(error) = control
+            .publisher
+            .stage(&group, None, &control.records.all())
+            .await
         {
             warn!(%group, %error, "the table could not be published; again");
             tokio::time::sleep(AGAIN).await;
@@ -105,21 +114,37 @@ async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), S
     if planned && !driving(control, op) {
         hold(control, record).await?;
     } else {
-        control.publisher.stage(group, Some(Closed::All), &control.records.all()).await?;
+        control
+            .publisher
+            .stage(group, Some(Closed::All), &control.records.all())
+            .await?;
     }
     control.timeline.mark(op, group, "driving");
     let row = match drive(control, record, op).await {
         Driven::Open(row) => row,
         Driven::GaveUp { reason, better } => {
-            return Err(Stopped::GaveUp { driver: op.target.clone(), reason, better });
+            return Err(Stopped::GaveUp {
+                driver: op.target.clone(),
+                reason,
+                better,
+            });
         }
     };
     control.timeline.mark(op, group, "open");
     confirm(control, record, op.term).await;
     control.timeline.mark(op, group, "confirmed");
-    let opened = Opened { op: op.id(), primary: op.target.clone() };
-    let finished = control.records.change(group, |record| record.finish(&opened), |txn| txn).await?;
-    let number = control.publisher.stage(group, None, &control.records.all()).await?;
+    let opened = Opened {
+        op: op.id(),
+        primary: op.target.clone(),
+    };
+    let finished = control
+        .records
+        .change(group, |record| record.finish(&opened), |txn| txn)
+        .await?;
+    let number = control
+        .publisher
+        .stage(group, None, &control.records.all())
+        .await?;
     control.timeline.published(op, &finished, row);
     info!(%group, term = %op.term, primary = %op.target, kind = %op.kind, "group open");
     let converged = control.planes.until(|live| planes::all_use(live, number));
@@ -143,15 +168,27 @@ async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
     let in_place = op.is_some_and(|op| op.kind == OpKind::OwnerChange);
     let mut runs = record.runs.clone();
     runs.retain(|run| !in_place || run.phase != RunPhase::Active);
-    for (closed, role) in [(Closed::Gateways, Role::Gateway), (Closed::All, Role::SqlRouter)] {
-        let number = control.publisher.stage(group, Some(closed), &control.records.all()).await?;
-        let drained = control.planes.until(|live| planes::drained(live, role, number, &runs));
+    for (closed, role) in [
+        (Closed::Gateways, Role::Gateway),
+        (Closed::All, Role::SqlRouter),
+    ] {
+        let number = control
+            .publisher
+            .stage(group, Some(closed), &control.records.all())
+            .await?;
+        let drained = control
+            .planes
+            .until(|live| planes::drained(live, role, number, &runs));
         let in_time = tokio::time::timeout(DRAIN, drained).await.is_ok();
         if !in_time {
             return Err(Stopped::NotDrained);
         }
         if let Some(op) = op {
-            let name = if role == Role::Gateway { "gateways hold" } else { "routers hold" };
+            let name = if role == Role::Gateway {
+                "gateways hold"
+            } else {
+                "routers hold"
+            };
             control.timeline.mark(op, group, name);
         }
     }
@@ -161,14 +198,19 @@ async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
 /// P3–P7, in the target's agent: ordered again whenever its stream comes back.
 async fn drive(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
     let Some(order) = record.drive_order() else {
-        return Driven::GaveUp { reason: "there is nothing to drive".to_owned(), better: None };
+        return Driven::GaveUp {
+            reason: "there is nothing to drive".to_owned(),
+            better: None,
+        };
     };
     let mut told = None;
     loop {
         let stream = control.agents.stream(&op.target);
         if stream.is_some()
             && stream != told
-            && control.agents.order(&op.target, Order::Drive(order.clone()))
+            && control
+                .agents
+                .order(&op.target, Order::Drive(order.clone()))
         {
             told = stream;
         }
@@ -183,7 +225,10 @@ async fn drive(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
             let lost = agents.member(&op.target).is_some_and(|seen| !seen.live());
             if lost && op.kind == OpKind::Failover {
                 let reason = "the target is silent".to_owned();
-                return Some(Some(Driven::GaveUp { reason, better: None }));
+                return Some(Some(Driven::GaveUp {
+                    reason,
+                    better: None,
+                }));
             }
             (agents.stream(&op.target) != told).then_some(None)
         });
@@ -214,12 +259,19 @@ async fn confirm(control: &Control, record: &GroupRecord, term: Term) {
 async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped: Stopped) {
     let group = &record.group;
     warn!(%group, term = %op.term, kind = %op.kind, error = %stopped, "op stopped");
-    control.timeline.mark(op, group, &format!("stopped: {stopped}"));
+    control
+        .timeline
+        .mark(op, group, &format!("stopped: {stopped}"));
     let (kind, target) = match &stopped {
-        Stopped::NotDrained => (OpKind::CallOff, record.open.as_ref().map(|o| o.primary.clone())),
+        Stopped::NotDrained => (
+            OpKind::CallOff,
+            record.open.as_ref().map(|o| o.primary.clone()),
+        ),
         Stopped::GaveUp { better, .. } => {
             let members = control.agents.members();
-            let preferred = better.clone().filter(|id| members.get(id).is_some_and(|m| m.live()));
+            let preferred = better
+                .clone()
+                .filter(|id| members.get(id).is_some_and(|m| m.live()));
             let target = preferred.or_else(|| choose::target(control, record));
             (OpKind::Failover, target)
         }
@@ -242,7 +294,11 @@ async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped:
         judged: record.open_term(),
         over: Some(op.term),
         target,
-        moves: if kind == OpKind::CallOff { vec![] } else { choose::moves_after(control, record) },
+        moves: if kind == OpKind::CallOff {
+            vec![]
+        } else {
+            choose::moves_after(control, record)
+        },
         plan: op.plan.clone(),
         execution: op.execution.clone(),
         deadline_ms: control.deadline(),
@@ -250,9 +306,16 @@ async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped:
     };
     control.agents.order(
         &op.target,
-        Order::StandDown { group: group.clone(), term: op.term, op: op.id() },
+        Order::StandDown {
+            group: group.clone(),
+            term: op.term,
+            op: op.id(),
+        },
     );
-    if let Err(error) = control.records.change(group, |record| record.begin(&begin), |txn| txn).await
+    if let Err(error) = control
+        .records
+        .change(group, |record| record.begin(&begin), |txn| txn)
+        .await
     {
         warn!(%group, %error, "the op could not be taken over");
         tokio::time::sleep(AGAIN).await;
