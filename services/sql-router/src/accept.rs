@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use crate::app::Shared;
 use crate::error::Refusal;
 use crate::identify::{self, Keys};
+use crate::refuse;
 use crate::route::quoted;
 use crate::session::{Session, Settings, State, Unit};
 use crate::side::Side;
@@ -179,7 +180,7 @@ fn wishes(startup: &StartupMessage) -> Result<Wishes, Refusal> {
         } else if name == "client_encoding" {
             statement::encoding(Some(value))?;
         } else if name == "application_name" {
-        } else if statement::may_be_set_at_startup(&name) {
+        } else if refuse::may_be_set_at_startup(&name) {
             let value = value.replace('\'', "''");
             let sql = format!("SET {} = '{value}'", quoted(&name));
             settings.startup.insert(name, sql);

@@ -193,7 +193,10 @@ pub async fn serve_with(
         };
         runtime.tasks().spawn("tidy", tidy).scoped()
     };
-    ready(&format!("sql={} admin={admin}", listener.local_addr()));
+    ready(&format!(
+        "sql={} admin=http://{admin}",
+        listener.local_addr()
+    ));
     accept(Arc::clone(&shared), listener).await;
     info!(in_flight = shared.gates.in_flight(), "drained");
     Ok(())

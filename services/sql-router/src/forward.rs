@@ -1,26 +1,20 @@
-//! To the primary and back: what is sent, what its answers mean, and what the client hears when it
-//! is lost.
+//! To the primary and back: what is sent, and what its answers mean.
 
 use std::sync::Arc;
 
-use atoll_pgwire::backend::{self, Severity, Status, tag};
+use atoll_pgwire::backend::{self, Status, tag};
 use atoll_pgwire::{Frame, frontend};
-use atoll_topology::{CellId, Epoch};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::backend::Backend;
 use crate::error::Refusal;
 use crate::identify::Committed;
+use crate::lost::error;
 use crate::session::{
-    Attached, Expect, Named, Prepared, Purpose, Replay, Seen, Sent, Session, State, Stop, Unit,
+    Attached, Expect, Named, Prepared, Purpose, Seen, Sent, Session, State, Stop, Unit,
 };
-use crate::side::Progress;
-
-/// What we send to make a transaction fail on the primary as it has failed here. It is a syntax
-/// error, and nothing else.
-const FAIL: &[u8] = b"atoll: refused by the router";
 
 impl Session {
     /// Sends something to the primary, and remembers it while the unit may have to be sent again.
@@ -80,7 +74,7 @@ impl Session {
         self.client.output.extend_from_slice(&staged);
     }
 
-    fn emit(&mut self, bytes: &Bytes, weight: Weight) {
+    pub(crate) fn emit(&mut self, bytes: &Bytes, weight: Weight) {
         if self.unit.unknown {
             return;
         }
@@ -285,7 +279,7 @@ impl Session {
     }
 
     /// The primary is ready again, and so is the client.
-    fn end_unit(&mut self, status: Status) {
+    pub(crate) fn end_unit(&mut self, status: Status) {
         if self.unit.unknown {
             let why = "The wait for the standbys was cancelled; the commit may be lost.".to_owned();
             self.unit.unknown = false;
@@ -328,127 +322,11 @@ impl Session {
         self.unit = Unit::default();
     }
 
-    /// Tells the refusal and ends the unit, outside of any transaction.
-    fn finish(&mut self, refusal: &Refusal) {
-        self.no_replay();
-        self.end_transaction(Committed::No);
-        refusal.put(&mut self.client.output, Severity::Error);
-        if self.unit.waiting {
-            self.put_ready();
-            self.unit = Unit::default();
-        } else {
-            self.unit = Unit {
-                failed: true,
-                ..Unit::default()
-            };
-        }
-    }
-
     /// Gives the connection back to the pool.
     pub(crate) fn release(&mut self) {
         if let Some(attached) = self.attached.take() {
             self.shared.pools.give_back(attached.backend);
         }
-    }
-
-    /// The connection to the primary is gone.
-    pub(crate) fn on_lost(&mut self, why: &str) {
-        let Some(attached) = self.attached.take() else {
-            return;
-        };
-        let why = format!("The primary was lost: {why}.");
-        info!(shard = %attached.shard, group = %attached.backend.place.group, %why, "primary lost");
-        drop(attached);
-        if self.unit.may_commit && !self.unit.failed {
-            self.shared.metrics.unknown.inc();
-            self.unit.unknown = false;
-            self.finish(&Refusal::OutcomeUnknown(why));
-            return;
-        }
-        let repeat = Refusal::Repeat(why);
-        let explicit = matches!(self.state, State::Begun(_) | State::Open(_));
-        if !self.unit.sent && !self.unit.waiting {
-            if explicit {
-                self.state = State::Failed {
-                    untold: Some(repeat),
-                };
-            }
-            return;
-        }
-        self.no_replay();
-        if !self.unit.failed || self.unit.denied.is_some() {
-            repeat.put(&mut self.client.output, Severity::Error);
-        }
-        if explicit && !self.unit.may_commit {
-            self.state = State::Failed { untold: None };
-        } else {
-            self.end_transaction(Committed::No);
-        }
-        if self.unit.waiting {
-            self.put_ready();
-            self.unit = Unit::default();
-        } else {
-            self.unit = Unit {
-                failed: true,
-                ..Unit::default()
-            };
-        }
-    }
-
-    /// Before something is sent on a connection that was left alone: is it still there? What is
-    /// not sent on a dead one is not of unknown outcome.
-    pub(crate) fn notice_loss(&mut self) {
-        loop {
-            self.take_answers();
-            let Some(attached) = &mut self.attached else {
-                return;
-            };
-            match attached.backend.side.progress_now() {
-                None => return,
-                Some(Ok(Progress::Read | Progress::Wrote)) => {}
-                Some(Ok(Progress::Closed)) => self.on_lost("the connection was closed"),
-                Some(Err(error)) => self.on_lost(&error.to_string()),
-            }
-        }
-    }
-
-    /// Refuses a Query. Where a primary is in a transaction it must fail there too.
-    pub(crate) fn refuse_query(&mut self, refusal: Refusal) {
-        if self.is_engaged() {
-            let mut bytes = BytesMut::new();
-            frontend::put_query(&mut bytes, FAIL);
-            self.unit.instead = Some(refusal);
-            self.unit.waiting = true;
-            self.send(Sent {
-                needs: None,
-                bytes: bytes.freeze(),
-                expects: vec![Expect::Query],
-            });
-        } else {
-            refusal.put(&mut self.client.output, Severity::Error);
-            self.fail_begun();
-            self.put_ready();
-            self.unit = Unit::default();
-        }
-    }
-
-    /// Refuses a message of a unit that goes on until its Sync.
-    pub(crate) fn refuse_message(&mut self, refusal: Refusal) {
-        if self.is_engaged() {
-            let mut bytes = BytesMut::new();
-            frontend::put_parse(&mut bytes, b"", FAIL, &[]);
-            self.unit.instead = Some(refusal);
-            let expects = vec![Expect::Parse(u64::MAX)];
-            self.send(Sent {
-                needs: None,
-                bytes: bytes.freeze(),
-                expects,
-            });
-        } else {
-            self.reply(error(&refusal));
-            self.fail_begun();
-        }
-        self.unit.failed = true;
     }
 
     /// Reads what is left to come from a primary that was only asked for types, and lets it go.
@@ -480,92 +358,13 @@ impl Session {
         self.unit.sent = false;
         Ok(())
     }
-
-    /// "permission denied" for something in a shard: has the shard moved? Then what was not
-    /// executed is sent to where it is now, and the rest may be repeated by the client.
-    pub(crate) async fn after_denial(&mut self) -> Result<(), Stop> {
-        let Some(denied) = self.unit.denied.take() else {
-            return Ok(());
-        };
-        let State::Open(status) = self.state else {
-            return Ok(());
-        };
-        let Some(attached) = &self.attached else {
-            return Ok(());
-        };
-        let (shard, place) = (attached.shard, attached.backend.place.clone());
-        let address = attached.backend.address;
-        let owner = self.shared.owner(&place, address, shard).await;
-        let moved = owner.filter(|(cell, epoch)| self.has_moved(shard, cell, *epoch));
-        let Some((cell, epoch)) = moved else {
-            self.emit(&denied, Weight::Result);
-            self.end_unit(status);
-            return Ok(());
-        };
-        info!(%shard, owner = %cell, %epoch, "the shard has moved; its table is behind");
-        self.shared.gates.await_epoch(shard, epoch);
-        let Some(Replay { before, sent, .. }) = self.unit.replay.take() else {
-            let why = format!("Shard {shard} has moved to cell {cell}.");
-            self.emit(&error(&Refusal::Repeat(why)), Weight::Result);
-            self.end_unit(status);
-            return Ok(());
-        };
-        self.unit.staged.clear();
-        self.unit.failed = false;
-        if status == Status::Idle {
-            self.release();
-        } else {
-            self.roll_back_attached().await;
-        }
-        self.state = before;
-        match self.attach(shard, Purpose::Execute).await {
-            Ok(()) => {
-                sent.into_iter().for_each(|sent| self.send(sent));
-                Ok(())
-            }
-            Err(Stop::Refused(refusal)) => {
-                refusal.put(&mut self.client.output, Severity::Error);
-                self.fail_begun();
-                if !matches!(self.state, State::Failed { .. }) {
-                    self.end_transaction(Committed::No);
-                }
-                self.put_ready();
-                self.unit = Unit::default();
-                Ok(())
-            }
-            Err(Stop::Gone) => Err(Stop::Gone),
-        }
-    }
-
-    fn has_moved(&self, shard: atoll_topology::ShardId, cell: &CellId, epoch: Epoch) -> bool {
-        let table = self.shared.gates.table();
-        let known = table.shard(shard).map_or(Epoch::ZERO, |row| row.epoch);
-        *cell != self.shared.cell || epoch.supersedes(known)
-    }
-
-    async fn roll_back_attached(&mut self) {
-        let Some(mut attached) = self.attached.take() else {
-            return;
-        };
-        let limit = self.shared.limits.own_statement();
-        let rolled_back = attached.backend.run(&["ROLLBACK".to_owned()], limit).await;
-        if rolled_back.is_ok() {
-            self.shared.pools.give_back(attached.backend);
-        }
-    }
 }
 
 /// Whether an answer says something about results: then the client may act on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Weight {
+pub(crate) enum Weight {
     Light,
     Result,
-}
-
-fn error(refusal: &Refusal) -> Bytes {
-    let mut out = BytesMut::new();
-    refusal.put(&mut out, Severity::Error);
-    out.freeze()
 }
 
 /// Has a statement prepared on this connection, if it is not.

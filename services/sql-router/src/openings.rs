@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use atoll_routing::{Phase, Table};
 use atoll_runtime::ScopedTask;
 use atoll_streams::Opening;
-use atoll_topology::{Epoch, GroupId, MemberId, ShardId, Term};
+use atoll_topology::{CellId, Epoch, GroupId, MemberId, ShardId, Term};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{debug, info};
@@ -144,7 +144,7 @@ async fn witness(openings: Weak<Openings>, awaited: Awaited) {
         match read(&mut backend, &shared).await {
             Ok(found) => {
                 connection = Some(backend);
-                if found.is_enough(&awaited) {
+                if found.is_enough(&awaited, &shared.cell) {
                     let Some(openings) = openings.upgrade() else {
                         return;
                     };
@@ -169,14 +169,14 @@ struct Found {
 }
 
 impl Found {
-    fn is_enough(&self, awaited: &Awaited) -> bool {
+    fn is_enough(&self, awaited: &Awaited, cell: &CellId) -> bool {
         let older = |have: Epoch, want: Epoch| want.supersedes(have);
         self.term == awaited.term
             && self.primary == awaited.member.as_str()
             && awaited.shards.iter().all(|(shard, epoch)| {
                 self.shards
                     .get(shard)
-                    .is_some_and(|(have, _)| !older(*have, *epoch))
+                    .is_some_and(|(have, owner)| !older(*have, *epoch) && owner == cell.as_str())
             })
     }
 }
