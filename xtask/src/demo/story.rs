@@ -252,7 +252,10 @@ async fn event(
             status.phase,
             status.message
         );
-        detection_ms = later(detection_ms, status.figures.detection_ms);
+        // Control cannot know when it happened, only when it knew: its verdict begins an execution.
+        if let (true, Some(begun)) = (execution.spec.automatic, &status.started) {
+            detection_ms = later(detection_ms, Some(ms_between(at_unix_ms, begun.0)));
+        }
         convergence_ms = later(convergence_ms, status.figures.convergence_ms);
     }
     sleep(AFTER).await;
@@ -265,6 +268,11 @@ async fn event(
         detection_ms,
         convergence_ms,
     })
+}
+
+/// Milliseconds from one wall-clock time to a later one; a day at most.
+fn ms_between(from_unix_ms: u64, to_unix_ms: u64) -> f64 {
+    u32::try_from(to_unix_ms.saturating_sub(from_unix_ms)).map_or(f64::MAX, f64::from)
 }
 
 fn later(a: Option<f64>, b: Option<f64>) -> Option<f64> {
