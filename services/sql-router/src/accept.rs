@@ -287,6 +287,8 @@ async fn parameters(shared: &Shared, startup: &StartupMessage) -> BTreeMap<Strin
             startup.get("user").unwrap_or_default(),
         ),
         ("is_superuser", "off"),
+        ("in_hot_standby", "off"),
+        ("default_transaction_read_only", "off"),
     ];
     for (name, value) in own {
         told.insert(name.to_owned(), value.to_owned());

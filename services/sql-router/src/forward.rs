@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::error::Refusal;
 use crate::identify::Committed;
 use crate::lost::error;
+use crate::route::is_ours;
 use crate::session::{
     Attached, Expect, Named, Prepared, Purpose, Seen, Sent, Session, State, Stop, Unit,
 };
@@ -135,8 +136,10 @@ impl Session {
                         .parameters
                         .insert(name.clone(), value.clone());
                 }
-                self.told.insert(name, value);
-                self.emit(raw, Weight::Light);
+                if !is_ours(&name) {
+                    self.told.insert(name, value);
+                    self.emit(raw, Weight::Light);
+                }
             }
             tag::NOTIFICATION => {}
             tag::ERROR => self.on_error(frame)?,

@@ -3,7 +3,8 @@
 
 use atoll_pgwire::backend::{Severity, Status};
 use atoll_pgwire::frontend;
-use atoll_topology::{CellId, Epoch, ShardId};
+use atoll_routing::Phase;
+use atoll_topology::{Epoch, ShardId};
 use bytes::{Bytes, BytesMut};
 use tracing::info;
 
@@ -16,6 +17,9 @@ use crate::side::Progress;
 /// What we send to make a transaction fail on the primary as it has failed here. It is a syntax
 /// error, and nothing else.
 const FAIL: &[u8] = b"atoll: refused by the router";
+
+/// How often one unit is sent again after its shard.
+const TRIES_MAX: u8 = 3;
 
 impl Session {
     /// The connection to the primary is gone.
@@ -149,7 +153,7 @@ impl Session {
         let (shard, place) = (attached.shard, attached.backend.place.clone());
         let address = attached.backend.address;
         let owner = self.shared.owner(&place, address, shard).await;
-        let moved = owner.filter(|(cell, epoch)| self.has_moved(shard, cell, *epoch));
+        let moved = owner.filter(|(_, epoch)| self.has_moved(shard, *epoch));
         let Some((cell, epoch)) = moved else {
             self.emit(&denied, Weight::Result);
             self.end_unit(status);
@@ -157,7 +161,18 @@ impl Session {
         };
         info!(%shard, owner = %cell, %epoch, "the shard has moved; its table is behind");
         self.shared.gates.await_epoch(shard, epoch);
-        let Some(Replay { before, sent, .. }) = self.unit.replay.take() else {
+        let replay = self
+            .unit
+            .replay
+            .take()
+            .filter(|replay| replay.tries < TRIES_MAX);
+        let Some(Replay {
+            before,
+            sent,
+            tries,
+            ..
+        }) = replay
+        else {
             let why = format!("Shard {shard} has moved to cell {cell}.");
             self.emit(&error(&Refusal::Repeat(why)), Weight::Result);
             self.end_unit(status);
@@ -173,6 +188,9 @@ impl Session {
         self.state = before;
         match self.attach(shard, Purpose::Execute).await {
             Ok(()) => {
+                if let Some(replay) = &mut self.unit.replay {
+                    replay.tries = tries + 1;
+                }
                 sent.into_iter().for_each(|sent| self.send(sent));
                 Ok(())
             }
@@ -190,10 +208,15 @@ impl Session {
         }
     }
 
-    fn has_moved(&self, shard: ShardId, cell: &CellId, epoch: Epoch) -> bool {
+    /// Whether the table is behind the database, or on its way: otherwise "permission denied" has
+    /// nothing to do with owners.
+    fn has_moved(&self, shard: ShardId, epoch: Epoch) -> bool {
         let table = self.shared.gates.table();
-        let known = table.shard(shard).map_or(Epoch::ZERO, |row| row.epoch);
-        *cell != self.shared.cell || epoch.supersedes(known)
+        table.shard(shard).is_some_and(|row| {
+            epoch.supersedes(row.epoch)
+                || row.phase != Phase::Active
+                || row.cell != self.shared.cell
+        })
     }
 
     async fn roll_back_attached(&mut self) {

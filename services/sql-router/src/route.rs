@@ -93,6 +93,7 @@ impl Session {
                 before,
                 sent: Vec::new(),
                 bytes: 0,
+                tries: 0,
             });
         }
         self.tell_parameters();
@@ -317,11 +318,7 @@ impl Session {
             return;
         };
         for (name, value) in &attached.backend.parameters {
-            let ours = matches!(
-                name.as_str(),
-                "application_name" | "session_authorization" | "is_superuser"
-            );
-            if !ours && self.told.get(name) != Some(value) {
+            if !is_ours(name) && self.told.get(name) != Some(value) {
                 put_parameter_status(&mut self.client.output, name, value);
                 self.told.insert(name.clone(), value.clone());
             }
@@ -384,4 +381,17 @@ pub(crate) fn empty(tag: u8) -> Bytes {
     let mut out = BytesMut::new();
     atoll_pgwire::backend::put_empty(&mut out, tag);
     out.freeze()
+}
+
+/// Parameters of a session that clients are told by the router itself: they are about the client,
+/// or change when a connection that was opened ahead becomes a primary's.
+pub(crate) fn is_ours(parameter: &str) -> bool {
+    matches!(
+        parameter,
+        "application_name"
+            | "session_authorization"
+            | "is_superuser"
+            | "in_hot_standby"
+            | "default_transaction_read_only"
+    )
 }

@@ -150,6 +150,8 @@ pub(crate) struct Replay {
     pub(crate) before: State,
     pub(crate) sent: Vec<Sent>,
     pub(crate) bytes: usize,
+    /// How often it was sent again.
+    pub(crate) tries: u8,
 }
 
 /// One Query, or everything up to a Sync.
