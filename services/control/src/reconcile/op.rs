@@ -77,7 +77,10 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                 }
             };
             let late = control.runtime.wall_clock().0 >= op.deadline_ms;
+            // The end of `carry` comes first: what it finished is published even though the record
+            // that it worked on is then another.
             let ended = tokio::select! {
+                biased;
                 ended = carry(&control, &record, &op), if !late => Some(ended),
                 () = superseded => None,
                 () = deadline(&control, &op) => Some(Err(Stopped::GaveUp {
@@ -86,8 +89,17 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                     better: None,
                 })),
             };
-            if let Some(Err(stopped)) = ended {
-                recover(&control, &record, &op, stopped).await;
+            let published = match ended {
+                Some(Ok((finished, row))) => publish(&control, &op, &finished, row).await,
+                Some(Err(stopped)) => {
+                    recover(&control, &record, &op, stopped).await;
+                    Ok(())
+                }
+                None => Ok(()),
+            };
+            if let Err(error) = published {
+                warn!(%group, %error, "the table could not be published; again");
+                tokio::time::sleep(AGAIN).await;
             }
         } else if let Err(error) = control
             .publisher
@@ -108,7 +120,11 @@ async fn deadline(control: &Control, op: &Op) {
     tokio::time::sleep(Duration::from_millis(op.deadline_ms.saturating_sub(now))).await;
 }
 
-async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), Stopped> {
+async fn carry(
+    control: &Control,
+    record: &GroupRecord,
+    op: &Op,
+) -> Result<(GroupRecord, Option<TermRow>), Stopped> {
     let group = &record.group;
     let planned = matches!(op.kind, OpKind::Switchover | OpKind::OwnerChange);
     if planned && !driving(control, op) {
@@ -141,17 +157,32 @@ async fn carry(control: &Control, record: &GroupRecord, op: &Op) -> Result<(), S
         .records
         .change(group, |record| record.finish(&opened), |txn| txn)
         .await?;
+    Ok((finished, row))
+}
+
+/// The tables name the new primary; that every live data plane uses them is watched beside, so
+/// that the group's next op need not wait for it.
+async fn publish(
+    control: &Arc<Control>,
+    op: &Op,
+    finished: &GroupRecord,
+    row: Option<TermRow>,
+) -> Result<(), StoreError> {
+    let group = finished.group.clone();
     let number = control
         .publisher
-        .stage(group, None, &control.records.all())
+        .stage(&group, None, &control.records.all())
         .await?;
-    control.timeline.published(op, &finished, row);
+    control.timeline.published(op, finished, row);
     info!(%group, term = %op.term, primary = %op.target, kind = %op.kind, "group open");
-    let converged = control.planes.until(|live| planes::all_use(live, number));
-    if tokio::time::timeout(CONVERGENCE, converged).await.is_err() {
-        warn!(%group, number, "live data planes do not use the new table; their fence guards");
-    }
-    control.timeline.mark(op, group, "converged");
+    let (watched, op) = (control.clone(), op.clone());
+    control.runtime.tasks().spawn(format!("convergence of {group}"), async move {
+        let converged = watched.planes.until(|live| planes::all_use(live, number));
+        if tokio::time::timeout(CONVERGENCE, converged).await.is_err() {
+            warn!(%group, number, "live data planes do not use the new table; their fence guards");
+        }
+        watched.timeline.mark(&op, &group, "converged");
+    });
     Ok(())
 }
 
