@@ -108,6 +108,17 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_feature_of_tests_brings_in_is_no_part_of_the_domain() {
+        let mut ownership = Package::made_up("domain/ownership", "ownership", &["rand"]);
+        ownership.dependencies[0].optional = true;
+        let feature = |name: &str| (name.to_owned(), vec!["dep:rand".to_owned()]);
+        ownership.features = [feature("mutants")].into();
+        assert!(violations(&[ownership.clone()]).is_empty());
+        ownership.features = [feature("mutants"), feature("dice")].into();
+        assert_eq!(violations(&[ownership]).len(), 1);
+    }
+
+    #[test]
     fn tests_may_use_what_their_subject_may_not() {
         let mut mesh = Package::made_up("services/mesh", "mesh", &["gateway"]);
         mesh.dependencies[0].kind = Some("dev".to_owned());

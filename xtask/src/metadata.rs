@@ -27,7 +27,13 @@ pub(crate) struct Dependency {
     pub(crate) name: String,
     /// `None`: always; `build`; `dev`.
     pub(crate) kind: Option<String>,
+    /// Whether only a feature brings it in.
+    #[serde(default)]
+    pub(crate) optional: bool,
 }
+
+/// Features of tests and tools; `shipped` checks that no user's binary has them.
+pub(crate) const TEST_FEATURES: [&str; 2] = ["simulation", "mutants"];
 
 impl Package {
     /// Its folder, from the root of the workspace: `domain/routing`.
@@ -40,12 +46,27 @@ impl Package {
             .to_string()
     }
 
-    /// What it is made of, tests apart.
+    /// What it is made of, tests and the features of tests apart.
     pub(crate) fn needs(&self) -> impl Iterator<Item = &str> {
+        let made_of = |d: &&Dependency| d.kind.as_deref() != Some("dev") && !self.only_tests(d);
         self.dependencies
             .iter()
-            .filter(|d| d.kind.as_deref() != Some("dev"))
+            .filter(made_of)
             .map(|d| d.name.as_str())
+    }
+
+    /// Whether nothing but features of tests brings a dependency in.
+    fn only_tests(&self, dependency: &Dependency) -> bool {
+        let named = [format!("dep:{}", dependency.name), dependency.name.clone()];
+        let brings = |parts: &[String]| parts.iter().any(|part| named.contains(part));
+        let mut bringing = self
+            .features
+            .iter()
+            .filter(|(_, parts)| brings(parts))
+            .peekable();
+        dependency.optional
+            && bringing.peek().is_some()
+            && bringing.all(|(name, _)| TEST_FEATURES.contains(&name.as_str()))
     }
 
     #[cfg(test)]
@@ -53,6 +74,7 @@ impl Package {
         let dependency = |name: &&str| Dependency {
             name: (*name).to_owned(),
             kind: None,
+            optional: false,
         };
         Self {
             name: name.to_owned(),

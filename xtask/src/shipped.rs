@@ -3,9 +3,8 @@
 use anyhow::{Result, ensure};
 
 use crate::cargo::{cargo, output};
+use crate::metadata::TEST_FEATURES;
 
-/// Features that no user may ever run with.
-const NEVER_SHIPPED: [&str; 2] = ["simulation", "mutants"];
 /// Packages that come with them.
 const NEVER_LINKED: [&str; 2] = ["turmoil", "proptest"];
 
@@ -35,7 +34,7 @@ fn violations(tree: &str) -> Vec<String> {
         let ours = name.starts_with("atoll");
         for feature in features
             .split(',')
-            .filter(|f| ours && NEVER_SHIPPED.contains(f))
+            .filter(|f| ours && TEST_FEATURES.contains(f))
         {
             wrong.push(format!("{name} with feature {feature}"));
         }

@@ -16,12 +16,10 @@ use crate::arrows;
 use crate::binaries::{self, Binaries};
 use crate::cargo::{cargo, output, root, target};
 use crate::count::Count;
-use crate::metadata::{Package, packages};
+use crate::metadata::{Package, TEST_FEATURES, packages};
 
 /// A test program that runs longer than this is killed and counts as failed.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(900);
-/// Features of tests and tools, switched on wherever a package has them.
-const TEST_FEATURES: [&str; 2] = ["simulation", "mutants"];
 /// The folders, in the order in which their tests run: rules first, whole worlds last.
 const ORDER: [&str; 11] = [
     "domain", "wire", "engine", "adapters", "services", "clients", "world", "atoll", "xtask",
