@@ -40,7 +40,7 @@ pub use history::{
 pub use launcher::{Exit, Launch, Launcher, Running};
 pub use layout::{Layout, mode};
 pub use opening::{Opening, ShardMove, open_term};
-pub use position::{LogState, promote, read_line, read_log, timeline_of_primary};
+pub use position::{LogState, promote, read_end, read_line, read_log, timeline_of_primary};
 pub use privileges::{Finding, check_privileges};
 pub use rejoin::{Source, clone, rewind};
 pub use schema::{Applied, SchemaFile, apply_schema};

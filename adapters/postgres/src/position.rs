@@ -26,15 +26,36 @@ pub struct LogState {
     pub receiver: Option<i32>,
 }
 
+/// Columns of [`LogState`].
+const LOG_STATE: &str = "pg_is_in_recovery(), \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_flush_lsn() END, \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
+    (SELECT pid FROM pg_stat_get_wal_receiver())";
+
 /// Reads the state of the log.
 pub async fn read_log(session: &Session) -> Result<LogState, Error> {
-    let sql = "SELECT pg_is_in_recovery(), \
-        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-             ELSE pg_current_wal_flush_lsn() END, \
-        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
-        (SELECT pid FROM pg_stat_get_wal_receiver())";
-    let rows = session.rows("read the log's state", sql).await?;
+    let sql = format!("SELECT {LOG_STATE}");
+    let rows = session.rows("read the log's state", &sql).await?;
+    log_state(rows.first().map(Vec::as_slice).unwrap_or_default())
+}
+
+/// The state of the log and its end, in one query: members read it five times a second.
+pub async fn read_end(session: &Session, layout: &Layout) -> Result<(LogState, LogEnd), Error> {
+    let sql = format!(
+        "SELECT {LOG_STATE}, t.term, t.timeline FROM (SELECT 1) AS one \
+         LEFT JOIN (SELECT term, timeline FROM atoll.term ORDER BY term DESC LIMIT 1) AS t ON true"
+    );
+    let rows = session.rows("read the log's end", &sql).await?;
     let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+    let state = log_state(row)?;
+    let number = |at: usize| -> Option<u64> { row.get(at)?.as_ref()?.parse().ok() };
+    let last = number(4).zip(number(5).and_then(|timeline| u32::try_from(timeline).ok()));
+    let end = log_end(last, state.end, layout)?;
+    Ok((state, end))
+}
+
+fn log_state(row: &[Option<String>]) -> Result<LogState, Error> {
     let text = |at: usize| row.get(at).cloned().flatten();
     let garbled = || Error::Garbled {
         what: "the log's state",
@@ -47,6 +68,17 @@ pub async fn read_log(session: &Session) -> Result<LogState, Error> {
         received: text(2).map(lsn).transpose()?,
         receiver: text(3).and_then(|pid| pid.parse().ok()),
     })
+}
+
+/// `last`: term and timeline of the last term row. A template was never led by anyone: term 1.
+fn log_end(last: Option<(u64, u32)>, end: Lsn, layout: &Layout) -> Result<LogEnd, Error> {
+    let (term, written) = last.unwrap_or((1, 1));
+    let timeline = current_timeline(written, end, layout)?;
+    let position = Position {
+        term: Term::new(term),
+        lsn: end,
+    };
+    Ok(LogEnd { position, timeline })
 }
 
 /// The term rows, oldest first, and the end of the log.
@@ -66,18 +98,8 @@ pub async fn read_line(
         .map(|row| term_row(row))
         .collect::<Result<_, _>>()?;
     let state = read_log(session).await?;
-    // A template was never led by anyone: term 1.
-    let (term, written) = history
-        .last()
-        .map_or((Term::new(1), 1), |row| (row.term, row.timeline));
-    let timeline = current_timeline(written, state.end, layout)?;
-    let end = LogEnd {
-        position: Position {
-            term,
-            lsn: state.end,
-        },
-        timeline,
-    };
+    let last = history.last().map(|row| (row.term.get(), row.timeline));
+    let end = log_end(last, state.end, layout)?;
     Ok((end, history))
 }
 

@@ -204,9 +204,9 @@ fn observe(
     let (database, shutdown) = (database.clone(), runtime.shutdown());
     let work = async move {
         loop {
-            let line = database.line().await.ok().map(|(end, _)| end);
-            seen_out.send_replace(line);
-            if let (Some(_), Ok(log)) = (line, database.log().await) {
+            let read = database.end().await.ok();
+            seen_out.send_replace(read.as_ref().map(|(_, end)| *end));
+            if let Some((log, _)) = read {
                 let received = log.received.map_or(0, |received| received.0);
                 lag_out.send_replace(received.saturating_sub(log.end.0));
             }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_ownership::{LogEnd, TermRow};
-use atoll_postgres::{LogState, Server, ServerOptions, Session, read_line, read_log};
+use atoll_postgres::{LogState, Server, ServerOptions, Session, read_end, read_line, read_log};
 use atoll_runtime::Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Duration, timeout};
@@ -118,6 +118,15 @@ impl Database {
     pub(crate) async fn line(&self) -> Result<(LogEnd, Vec<TermRow>), Error> {
         let session = self.kept().await?;
         let reading = read_line(&session, &self.options.layout);
+        Ok(timeout(READ_LIMIT, reading)
+            .await
+            .map_err(|_| too_long())??)
+    }
+
+    /// The state of the log and its end.
+    pub(crate) async fn end(&self) -> Result<(LogState, LogEnd), Error> {
+        let session = self.kept().await?;
+        let reading = read_end(&session, &self.options.layout);
         Ok(timeout(READ_LIMIT, reading)
             .await
             .map_err(|_| too_long())??)

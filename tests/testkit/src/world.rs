@@ -1,0 +1,170 @@
+//! A world of real processes, started by the very command that a newcomer types.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::data::binary;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longest wait for any fact.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// One world; its drop takes it down.
+pub struct World {
+    dir: PathBuf,
+    atoll: PathBuf,
+    bank: PathBuf,
+}
+
+/// The bank's users at work.
+pub struct Load {
+    child: Child,
+    report: PathBuf,
+    control: PathBuf,
+}
+
+impl World {
+    /// Three cities, four cells, four data groups, the bank.
+    pub fn up(name: &str) -> Result<Self> {
+        let atoll = binary()?;
+        let bank = atoll.with_file_name("bank");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let me = std::process::id();
+        let dir = PathBuf::from(format!("/var/tmp/atoll-test-{name}-{me}"));
+        let world = Self { dir, atoll, bank };
+        let file = root.join("examples/topologies/three-cities.yaml");
+        let schema = root.join("examples/bank/schema.sql");
+        let said = Command::new(&world.atoll)
+            .args(["dev", "up", "-f"])
+            .arg(file)
+            .arg("--dir")
+            .arg(&world.dir)
+            .arg("--schema")
+            .arg(schema)
+            .output()?;
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(said.status.success(), "the world did not come up:\n{text}");
+        Ok(world)
+    }
+
+    /// `atoll dev VERB WHAT` in this world.
+    pub fn dev(&self, verb: &str, what: &[&str]) -> Result<()> {
+        let said = Command::new(&self.atoll)
+            .args(["dev", verb])
+            .args(what)
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()?;
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(said.status.success(), "dev {verb} {what:?}: {text}");
+        Ok(())
+    }
+
+    /// A verb of the command line with `-o json`; its value.
+    pub fn ask(&self, words: &[&str]) -> Result<Value> {
+        let said = Command::new(&self.atoll)
+            .args(words)
+            .args(["-o", "json", "--world"])
+            .arg(&self.dir)
+            .output()?;
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(said.status.success(), "{words:?}: {text}");
+        Ok(serde_json::from_slice(&said.stdout)?)
+    }
+
+    /// Plans, and begins exactly that plan; does not wait for its end. The execution's name.
+    pub fn switch(&self, plan: &[&str]) -> Result<Child> {
+        let words: Vec<&str> = ["switch", "plan"].iter().chain(plan).copied().collect();
+        let plan = self.ask(&words)?;
+        let hash = plan.pointer("/status/hash").and_then(Value::as_str);
+        let hash = hash.context("the plan has no hash")?.to_owned();
+        let mut run = Command::new(&self.atoll);
+        run.args(["switch", "run", "--plan", &hash, "--world"])
+            .arg(&self.dir);
+        Ok(run.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
+    /// Waits until the state of the world holds; on failure, says what it last was.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let last = match self.ask(&["status"]) {
+                Ok(status) if holds(&status) => return Ok(status),
+                Ok(status) => serde_json::to_string_pretty(&status)?,
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() > deadline {
+                bail!(
+                    "not {what}; logs in {}; last seen:\n{last}",
+                    self.dir.display()
+                );
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Users at work until they are told to stop; returns once their accounts are open.
+    pub async fn load(&self, rate: u32) -> Result<Load> {
+        let report = self.dir.join("load.json");
+        let (control, started) = (self.dir.join("load.orders"), self.dir.join("load.started"));
+        std::fs::write(&control, "")?;
+        let child = Command::new(&self.bank)
+            .args([
+                "load",
+                "--seconds",
+                "300",
+                "--rate",
+                &rate.to_string(),
+                "--world",
+            ])
+            .arg(&self.dir)
+            .arg("--report")
+            .arg(&report)
+            .arg("--control")
+            .arg(&control)
+            .arg("--started")
+            .arg(&started)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let deadline = Instant::now() + LIMIT;
+        while !started.try_exists()? {
+            ensure!(Instant::now() < deadline, "the users did not begin");
+            sleep(LOOK).await;
+        }
+        Ok(Load {
+            child,
+            report,
+            control,
+        })
+    }
+}
+
+impl Load {
+    /// Lets the users finish, and gives the report with its verdict.
+    pub async fn stop(mut self) -> Result<Value> {
+        std::fs::write(&self.control, "stop\n")?;
+        let deadline = Instant::now() + LIMIT;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the books were not read");
+            sleep(LOOK).await;
+        }
+        Ok(serde_json::from_slice(&std::fs::read(&self.report)?)?)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A world that does not end is found by the next test's failure; its logs stay for a look.
+        let down = self.dev("down", &[]);
+        if down.is_ok() && !std::thread::panicking() {
+            std::fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
