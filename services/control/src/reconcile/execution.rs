@@ -9,6 +9,7 @@ use std::time::Duration;
 use atoll_api::Control as Wanted;
 use atoll_api::Phase;
 use atoll_detection::guard::Guard;
+use atoll_ownership::record::Refusal;
 use atoll_planner::{Pace, Plan};
 use atoll_topology::{GroupId, MemberId, Term};
 use atoll_workflow::{Expect, StoreError, Txn, Versioned};
@@ -286,7 +287,14 @@ async fn begin(
     let (key, value) = (key(&stored.name), stored.encoded());
     let changed = control.records.change(
         &step.group,
-        |record| record.begin(&order),
+        |record| {
+            // The plan names the epochs too, which an owner change moves without a new term.
+            step.fits(record).map_err(|moved| Refusal::Unfit {
+                kind: step.kind,
+                needs: format!("the world that it was planned for: {moved}"),
+            })?;
+            record.begin(&order)
+        },
         |txn| txn.expect(&key, expect).put(&key, value),
     );
     match changed.await {
