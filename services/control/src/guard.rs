@@ -4,6 +4,8 @@
 use atoll_detection::guard::Guard;
 use atoll_workflow::{Expect, Store, StoreError, Txn};
 
+use crate::stored;
+
 const KEY: &str = "/guard/automatic";
 
 /// The record, and what a transaction must find to replace it.
@@ -11,15 +13,11 @@ pub(crate) async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreErro
     let Some(found) = store.get(KEY).await? else {
         return Ok((Guard::default(), Expect::Absent));
     };
-    let guard = serde_json::from_slice(&found.value).map_err(|error| StoreError::Corrupt {
-        place: KEY.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let guard = stored::decode(KEY, &found.value)?;
     Ok((guard, Expect::Revision(found.revision)))
 }
 
 /// Adds the next record to a transaction.
 pub(crate) fn replace(txn: Txn, expect: Expect, guard: &Guard) -> Txn {
-    txn.expect(KEY, expect)
-        .put(KEY, serde_json::to_vec(guard).unwrap_or_default())
+    txn.expect(KEY, expect).put(KEY, stored::encode(guard))
 }

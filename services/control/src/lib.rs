@@ -16,6 +16,7 @@ mod plans;
 mod publish;
 mod reconcile;
 mod records;
+mod stored;
 mod streams;
 mod timeline;
 

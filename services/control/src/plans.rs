@@ -36,7 +36,7 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
     let plan = plan_switchover(&observed, &order, &Limits::default()).map_err(refused)?;
     let key = format!("{PREFIX}{}", plan.hash());
     let stored = Stored { spec, plan };
-    let value = serde_json::to_vec(&stored).unwrap_or_default();
+    let value = crate::stored::encode(&stored);
     match control
         .store
         .txn(Txn::new().expect(&key, Expect::Absent).put(&key, value))
@@ -80,10 +80,7 @@ pub(crate) async fn find(control: &Arc<Control>, hash: &str) -> Result<Plan, Fai
 }
 
 fn read(key: &str, value: &[u8]) -> Result<Stored, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
-        place: key.to_owned(),
-        reason: error.to_string(),
-    })
+    crate::stored::decode(key, value)
 }
 
 fn shown(stored: &Stored) -> AnyObject {

@@ -9,6 +9,8 @@ use atoll_workflow::{Expect, Store, StoreError, Txn};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::stored::{decode, encode};
+
 const PREFIX: &str = "/group/";
 
 /// Why a record was not changed.
@@ -134,25 +136,13 @@ fn key(group: &GroupId) -> String {
     format!("{PREFIX}{group}")
 }
 
-fn encode(record: &GroupRecord) -> Vec<u8> {
-    #[expect(clippy::expect_used, reason = "a record has only string keys")]
-    serde_json::to_vec(record).expect("a record is JSON")
-}
-
-fn decode(key: &str, value: &[u8]) -> Result<GroupRecord, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
-        place: key.to_owned(),
-        reason: error.to_string(),
-    })
-}
-
 async fn read_all(store: &dyn Store) -> Result<Groups, StoreError> {
     let found = store.list(PREFIX).await?;
     found
         .entries
         .into_iter()
         .map(|(key, found)| {
-            let record = decode(&key, &found.value)?;
+            let record: GroupRecord = decode(&key, &found.value)?;
             Ok((record.group.clone(), record))
         })
         .collect()

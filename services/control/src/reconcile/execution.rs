@@ -12,12 +12,13 @@ use atoll_detection::guard::Guard;
 use atoll_ownership::record::Refusal;
 use atoll_planner::{Pace, Plan};
 use atoll_topology::{GroupId, MemberId, Term};
-use atoll_workflow::{Expect, StoreError, Txn, Versioned};
+use atoll_workflow::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::app::Control;
 use crate::records::ChangeError;
+use crate::stored::decode;
 use crate::timeline::Mark;
 
 const PREFIX: &str = "/execution/";
@@ -101,19 +102,12 @@ impl Stored {
     }
 
     fn encoded(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        crate::stored::encode(self)
     }
 }
 
 fn key(name: &str) -> String {
     format!("{PREFIX}{name}")
-}
-
-fn decode(key: &str, found: &Versioned) -> Result<Stored, StoreError> {
-    serde_json::from_slice(&found.value).map_err(|error| StoreError::Corrupt {
-        place: key.to_owned(),
-        reason: error.to_string(),
-    })
 }
 
 /// One execution, and what a transaction must find to replace it.
@@ -126,7 +120,7 @@ pub(crate) async fn load(
         return Ok(None);
     };
     Ok(Some((
-        decode(&key, &found)?,
+        decode(&key, &found.value)?,
         Expect::Revision(found.revision),
     )))
 }
@@ -137,7 +131,7 @@ pub(crate) async fn all(control: &Control) -> Result<Vec<Stored>, StoreError> {
     listed
         .entries
         .iter()
-        .map(|(key, found)| decode(key, found))
+        .map(|(key, found)| decode(key, &found.value))
         .collect()
 }
 
