@@ -1,15 +1,9 @@
-//! The machinery of intent: the store it lives in, workflows that survive crashes, and loops that
-//! bring what is towards what should be. It knows no business rule.
+//! What every workflow stands on: the store of intent, with all that a step may demand of it. It
+//! knows no business rule, and it performs nothing: a step machine is its owner's own (`control`
+//! has two, one for executions and one for ops), see ADR 0011.
 
-pub mod faults;
-mod machine;
-mod reconcile;
 mod store;
 
-pub use machine::{
-    Advance, Execution, Outcome, Phase, Progress, RunError, StepError, StepLimits, Workflow,
-};
-pub use reconcile::{LoopLimits, Reconcile, Reconciled, reconcile_until};
 pub use store::{
     Change, Changes, Expect, KEY_BYTES_MAX, Listed, Revision, Store, StoreError,
     TXN_OPERATIONS_MAX, Txn, VALUE_BYTES_MAX, Versioned, Watch,
