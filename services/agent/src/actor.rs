@@ -9,7 +9,8 @@ use atoll_postgres::{Exit, Template};
 use atoll_streams::agent::{MemberRole, PostgresExit};
 use atoll_topology::{MemberId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
 use crate::acts::Acts;
 use crate::error::Error;
@@ -316,6 +317,7 @@ impl Actor {
                 file,
                 promised,
             } = born;
+            let (act, began) = (name_of(&output), Instant::now());
             let performed = match output {
                 Output::Persist(durable) => {
                     let raised = durable.promise.supersedes(*promised);
@@ -355,6 +357,8 @@ impl Actor {
                 }
                 output => self.acts.perform(output, member, &mut answer).await,
             };
+            let took_ms = began.elapsed().as_secs_f64() * 1e3;
+            debug!(member = %self.id, act, took_ms, "performed");
             if let Err(failure) = performed {
                 warn!(member = %self.id, %failure, "an act failed: cut off");
                 self.acts.cut_everything(member.durable().promise).await;
@@ -483,6 +487,13 @@ impl Actor {
             changed
         });
     }
+}
+
+/// The act's name: the first word of what it is.
+fn name_of(output: &Output) -> String {
+    let text = format!("{output:?}");
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric());
+    text[..end.unwrap_or(text.len())].to_owned()
 }
 
 fn reply<T>(done: Done<T>, result: Result<T, String>) {
