@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::follow::Followed;
 use crate::observe::agents::Agents;
 use crate::observe::planes::Planes;
 use crate::observe::view;
@@ -39,8 +40,10 @@ pub(crate) struct Control {
     pub(crate) planes: Planes,
     /// What agents say.
     pub(crate) agents: Agents,
+    /// What was ordered, and how far it is.
+    pub(crate) executions: Arc<Followed<execution::Stored>>,
     /// When each step of each op was reached.
-    pub(crate) timeline: Timeline,
+    pub(crate) timeline: Arc<Timeline>,
     /// Where this replica stands.
     pub(crate) region: RegionId,
     /// Whether verdicts begin executions by themselves.
@@ -65,7 +68,8 @@ impl Control {
         )
         .await?;
         let records = Records::load(store.clone()).await?;
-        let timeline = Timeline::new(runtime.clone());
+        let executions = Arc::new(Followed::load(store.clone()).await?);
+        let timeline = Arc::new(Timeline::load(runtime.clone(), store.clone()).await?);
         Ok(Self {
             runtime,
             store,
@@ -75,6 +79,7 @@ impl Control {
             publisher,
             planes: Planes::default(),
             agents: Agents::default(),
+            executions,
             timeline,
             region: view::outside(),
             automatic: false,
@@ -104,6 +109,15 @@ impl Control {
 
     /// Starts what carries ops out and keeps the tables what the records say.
     pub(crate) fn start(self: &Arc<Self>) {
+        self.records.start(&self.runtime);
+        self.timeline.start();
+        let executions = self.executions.clone().follow(self.runtime.clone());
+        self.runtime
+            .tasks()
+            .spawn("following executions", executions);
+        self.runtime
+            .tasks()
+            .spawn("executions", execution::run_all(self.clone()));
         for group in self.topology.groups.keys() {
             let (control, id) = (self.clone(), group.clone());
             self.runtime
@@ -143,8 +157,30 @@ pub async fn serve(
     runtime: Runtime,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
-    let text = tokio::fs::read_to_string(&config.topology)
+    tokio::fs::create_dir_all(&config.data)
         .await
+        .map_err(|source| Error::File {
+            path: config.data.clone(),
+            source,
+        })?;
+    let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
+    serve_on(config, Arc::new(store), runtime, ready).await
+}
+
+/// The same on a store that somebody else has opened.
+pub async fn serve_on(
+    config: Config,
+    store: Arc<dyn Store>,
+    runtime: Runtime,
+    ready: impl FnOnce(&str),
+) -> Result<(), Error> {
+    let path = config.topology.clone();
+    let read = runtime
+        .tasks()
+        .spawn_blocking("topology", move || std::fs::read_to_string(path));
+    let text = read
+        .await
+        .unwrap_or_else(|end| Err(std::io::Error::other(end)))
         .map_err(|source| Error::File {
             path: config.topology.clone(),
             source,
@@ -153,14 +189,6 @@ pub async fn serve(
         path: config.topology.clone(),
         violations: violations.to_string(),
     })?;
-    tokio::fs::create_dir_all(&config.data)
-        .await
-        .map_err(|source| Error::File {
-            path: config.data.clone(),
-            source,
-        })?;
-    let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
-    let store: Arc<dyn Store> = Arc::new(store);
     api::remember(store.as_ref(), &text, &config.topology).await?;
     let places = config.places.clone();
     let control = Control::new(runtime.clone(), store, topology, places).await?;
@@ -169,7 +197,6 @@ pub async fn serve(
         ..control
     });
     control.start();
-    execution::resume(&control).await?;
     automatic::start(&control, &config);
     let streams = streams::listen(control.clone(), config.streams).await?;
     let api = api::listen(control.clone(), config.api).await?;

@@ -84,7 +84,7 @@ async fn follow(
     let next = admitted(&guard, verdict, &plan, limits, now_ms).map_err(|held| held.to_string())?;
     let name = format!("auto-{}-{}", next.number, &plan.hash()[..8]);
     let stored = Stored::new(control, name.clone(), plan);
-    match execution::create_automatic(control, stored, Guarded { expect, next }).await {
+    match execution::create_automatic(control, &stored, Guarded { expect, next }).await {
         Ok(()) => Ok(Some(name)),
         // Another replica, or another verdict, was first: everything is looked at again.
         Err(StoreError::Conflict { .. }) => Ok(None),

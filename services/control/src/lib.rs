@@ -9,6 +9,7 @@ mod app;
 mod automatic;
 mod config;
 mod error;
+mod follow;
 mod guard;
 mod observe;
 mod places;
@@ -20,7 +21,7 @@ mod stored;
 mod streams;
 mod timeline;
 
-pub use app::serve;
+pub use app::{serve, serve_on};
 pub use config::Config;
 pub use error::Error;
 pub use places::{Place, PlaceRole};

@@ -1,17 +1,16 @@
-//! The group records: read from the store, changed only by compare-and-swap, watched by all.
+//! The group records: changed only by compare-and-swap, followed by all.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_ownership::record::{GroupRecord, Refusal};
+use atoll_runtime::Runtime;
 use atoll_topology::GroupId;
 use atoll_workflow::{Expect, Store, StoreError, Txn};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::follow::{All, Followed, Kept};
 use crate::stored::{decode, encode};
-
-const PREFIX: &str = "/group/";
 
 /// Why a record was not changed.
 #[derive(Debug, Error)]
@@ -36,38 +35,49 @@ pub(crate) enum ChangeError {
     Store(#[from] StoreError),
 }
 
-/// Records by group.
-pub(crate) type Groups = BTreeMap<GroupId, GroupRecord>;
+impl Kept for GroupRecord {
+    const PREFIX: &'static str = "/group/";
+    type Name = GroupId;
+    fn name(&self) -> GroupId {
+        self.group.clone()
+    }
+}
 
-/// All group records, as last read or written by this process.
+/// Records by group.
+pub(crate) type Groups = All<GroupRecord>;
+
+/// All group records, as last read or written.
 pub(crate) struct Records {
     store: Arc<dyn Store>,
-    current: watch::Sender<Arc<Groups>>,
+    followed: Arc<Followed<GroupRecord>>,
 }
 
 impl Records {
     /// Reads all records.
     pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        let groups = read_all(store.as_ref()).await?;
-        Ok(Self {
-            store,
-            current: watch::Sender::new(Arc::new(groups)),
-        })
+        let followed = Arc::new(Followed::load(store.clone()).await?);
+        Ok(Self { store, followed })
+    }
+
+    /// Follows what other replicas write.
+    pub(crate) fn start(&self, runtime: &Runtime) {
+        let follow = self.followed.clone().follow(runtime.clone());
+        runtime.tasks().spawn("following records", follow);
     }
 
     /// All records.
     pub(crate) fn all(&self) -> Arc<Groups> {
-        self.current.borrow().clone()
+        self.followed.all()
     }
 
     /// One record.
     pub(crate) fn get(&self, group: &GroupId) -> Option<GroupRecord> {
-        self.current.borrow().get(group).cloned()
+        self.followed.all().get(group).cloned()
     }
 
     /// Tells when any of them changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Groups>> {
-        self.current.subscribe()
+        self.followed.subscribe()
     }
 
     /// Admits a group that has no record yet.
@@ -76,7 +86,7 @@ impl Records {
         let txn = Txn::new()
             .expect(&key, Expect::Absent)
             .put(&key, encode(&record));
-        self.commit(&record, txn).await
+        self.commit(record, txn).await
     }
 
     /// Changes one record by a rule; `also` adds what must change with it, or must not have.
@@ -84,7 +94,7 @@ impl Records {
         &self,
         group: &GroupId,
         rule: impl FnOnce(&GroupRecord) -> Result<GroupRecord, Refusal>,
-        also: impl FnOnce(Txn) -> Txn,
+        also: impl FnOnce(&GroupRecord, Txn) -> Txn,
     ) -> Result<GroupRecord, ChangeError> {
         let key = key(group);
         let found = self.store.get(&key).await?;
@@ -95,55 +105,39 @@ impl Records {
         let txn = Txn::new()
             .expect(&key, Expect::Revision(found.revision))
             .put(&key, encode(&next));
-        self.commit(&next, also(txn)).await?;
+        self.commit(next.clone(), also(&next, txn)).await?;
         Ok(next)
     }
 
-    async fn commit(&self, record: &GroupRecord, txn: Txn) -> Result<(), ChangeError> {
-        let group = record.group.clone();
-        match self.store.txn(txn).await {
-            Ok(_) => {}
+    async fn commit(&self, record: GroupRecord, txn: Txn) -> Result<(), ChangeError> {
+        let revision = match self.store.txn(txn).await {
+            Ok(revision) => revision,
             Err(StoreError::Conflict { .. }) => {
                 self.refresh().await?;
-                return Err(ChangeError::Raced { group });
+                return Err(ChangeError::Raced {
+                    group: record.group,
+                });
             }
             Err(error @ StoreError::OutcomeUnknown { .. }) => {
                 // It was done exactly if the record stands there: no two changes write the same.
-                let found = self.store.get(&key(&group)).await?;
-                if found.is_none_or(|found| found.value != encode(record)) {
-                    return Err(ChangeError::Store(error));
+                let found = self.store.get(&key(&record.group)).await?;
+                match found.filter(|found| found.value == encode(&record)) {
+                    Some(found) => found.revision,
+                    None => return Err(ChangeError::Store(error)),
                 }
             }
             Err(error) => return Err(ChangeError::Store(error)),
-        }
-        self.current.send_modify(|groups| {
-            let mut next = Groups::clone(groups);
-            next.insert(group, record.clone());
-            *groups = Arc::new(next);
-        });
+        };
+        self.followed.note(revision, [record]);
         Ok(())
     }
 
     /// Reads everything again.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
-        let groups = read_all(self.store.as_ref()).await?;
-        self.current.send_replace(Arc::new(groups));
-        Ok(())
+        self.followed.refresh().await.map(drop)
     }
 }
 
 fn key(group: &GroupId) -> String {
-    format!("{PREFIX}{group}")
-}
-
-async fn read_all(store: &dyn Store) -> Result<Groups, StoreError> {
-    let found = store.list(PREFIX).await?;
-    found
-        .entries
-        .into_iter()
-        .map(|(key, found)| {
-            let record: GroupRecord = decode(&key, &found.value)?;
-            Ok((record.group.clone(), record))
-        })
-        .collect()
+    format!("{}{group}", GroupRecord::PREFIX)
 }

@@ -1,22 +1,31 @@
-//! When each step of each op was reached: the raw material of an Execution's status, and of every
-//! figure that is told about a switch.
+//! When each step of each op was reached: the raw material of an Execution's status, of its proof,
+//! and of every figure that is told about a switch.
+//!
+//! A mark is in memory at once, and in the store with the next transaction of its op (P1, P8) or of
+//! its execution; between those, beside the op and without holding it up. A step that is gone
+//! through again after a restart keeps the time at which it was first reached.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_ownership::TermRow;
 use atoll_ownership::record::{GroupRecord, Op};
 use atoll_runtime::Runtime;
 use atoll_topology::GroupId;
+use atoll_workflow::{Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::follow::{Followed, Kept};
+use crate::stored::encode;
 
 /// Longest wait for the last marks of an execution: a little more than convergence may take.
 const SETTLE_LIMIT: Duration = Duration::from_millis(3_500);
-/// How often they are looked for.
-const SETTLE_LOOK: Duration = Duration::from_millis(5);
-/// Executions whose marks are kept in memory; the oldest go first.
-const EXECUTIONS_MAX: usize = 1_000;
+/// The op stands in the group's record.
+pub(crate) const BEGUN: &str = "begun";
+/// Every live data plane uses the table that names the new primary.
+pub(crate) const CONVERGED: &str = "converged";
 
 /// One step that was reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,40 +34,125 @@ pub(crate) struct Mark {
     pub(crate) group: GroupId,
     /// Under which term.
     pub(crate) term: u64,
+    /// By which of the group's ops.
+    pub(crate) op: u64,
     /// Which step.
     pub(crate) step: String,
     /// When, in milliseconds of Unix time.
     pub(crate) unix_ms: u64,
 }
 
-/// All marks, by execution.
+/// The marks of one group in one execution, as the store keeps them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    execution: String,
+    group: GroupId,
+    marks: Vec<Mark>,
+}
+
+impl Kept for Marks {
+    const PREFIX: &'static str = "/marks/";
+    type Name = (String, GroupId);
+    fn name(&self) -> Self::Name {
+        (self.execution.clone(), self.group.clone())
+    }
+}
+
+/// All marks.
 pub(crate) struct Timeline {
     runtime: Runtime,
-    marks: Mutex<BTreeMap<String, Vec<Mark>>>,
+    store: Arc<dyn Store>,
+    kept: Arc<Followed<Marks>>,
+    marks: Mutex<BTreeMap<(String, GroupId), Vec<Mark>>>,
+    changed: watch::Sender<u64>,
 }
 
 impl Timeline {
-    /// An empty one.
-    pub(crate) fn new(runtime: Runtime) -> Self {
-        Self {
+    /// What the store has.
+    pub(crate) async fn load(runtime: Runtime, store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let timeline = Self {
             runtime,
+            kept: Arc::new(Followed::load(store.clone()).await?),
+            store,
             marks: Mutex::default(),
+            changed: watch::Sender::new(0),
+        };
+        timeline.merge();
+        Ok(timeline)
+    }
+
+    /// Follows what other replicas mark.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let tasks = self.runtime.tasks();
+        let follow = self.kept.clone().follow(self.runtime.clone());
+        tasks.spawn("following marks", follow);
+        let (timeline, shutdown) = (self.clone(), self.runtime.shutdown());
+        tasks.spawn("merging marks", async move {
+            let mut kept = timeline.kept.subscribe();
+            let work = async {
+                loop {
+                    timeline.merge();
+                    if kept.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                () = shutdown.requested() => {}
+            }
+        });
+    }
+
+    fn merge(&self) {
+        for (name, kept) in self.kept.all().iter() {
+            self.add(name.clone(), &kept.marks);
+        }
+    }
+
+    /// The first time that a step was reached stands.
+    fn add(&self, name: (String, GroupId), new: &[Mark]) -> bool {
+        let mut all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = all.entry(name).or_default();
+        let mut news = false;
+        for mark in new {
+            let same = |known: &&mut Mark| known.op == mark.op && known.step == mark.step;
+            match marks.iter_mut().find(same) {
+                Some(known) if known.unix_ms <= mark.unix_ms => {}
+                Some(known) => {
+                    known.unix_ms = mark.unix_ms;
+                    news = true;
+                }
+                None => {
+                    marks.push(mark.clone());
+                    news = true;
+                }
+            }
+        }
+        marks.sort_by_key(|mark| mark.unix_ms);
+        drop(all);
+        if news {
+            self.changed.send_modify(|count| *count += 1);
+        }
+        news
+    }
+
+    fn now(&self, op: &Op, group: &GroupId, step: &str) -> Mark {
+        Mark {
+            group: group.clone(),
+            term: op.term.get(),
+            op: op.number,
+            step: step.to_owned(),
+            unix_ms: self.runtime.wall_clock().0,
         }
     }
 
     /// A step of an op was reached now.
     pub(crate) fn mark(&self, op: &Op, group: &GroupId, step: &str) {
-        let mark = Mark {
-            group: group.clone(),
-            term: op.term.get(),
-            step: step.to_owned(),
-            unix_ms: self.runtime.wall_clock().0,
-        };
-        tracing::info!(%group, term = mark.term, execution = op.execution, step, "op step");
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.entry(op.execution.clone()).or_default().push(mark);
-        if marks.len() > EXECUTIONS_MAX {
-            marks.pop_first();
+        let mark = self.now(op, group, step);
+        if self.add((op.execution.clone(), group.clone()), &[mark]) {
+            let (term, execution) = (op.term.get(), &op.execution);
+            tracing::info!(%group, term, execution, step, "op step");
         }
     }
 
@@ -71,16 +165,48 @@ impl Timeline {
         self.mark(op, &record.group, &step);
     }
 
-    /// Waits until every group of an execution has converged, or for the limit of that.
-    pub(crate) async fn settled(&self, execution: &str, groups: usize) {
+    /// Adds what is known of a group in an execution to a transaction of either.
+    pub(crate) fn keep(&self, txn: Txn, execution: &str, group: &GroupId) -> Txn {
+        put(txn, execution, group, self.of_group(execution, group))
+    }
+
+    /// The same for the transaction that begins an op: that it was begun is true only if the
+    /// transaction is done.
+    pub(crate) fn keep_begun(&self, txn: Txn, op: &Op, group: &GroupId) -> Txn {
+        let mut marks = self.of_group(&op.execution, group);
+        marks.push(self.now(op, group, BEGUN));
+        put(txn, &op.execution, group, marks)
+    }
+
+    /// Writes what is known, beside whatever goes on: no step waits for it.
+    pub(crate) fn write(self: &Arc<Self>, op: &Op, group: &GroupId) {
+        let (timeline, execution) = (self.clone(), op.execution.clone());
+        let group = group.clone();
+        let name = format!("marks of {execution}");
+        self.runtime.tasks().spawn(name, async move {
+            let txn = timeline.keep(Txn::new(), &execution, &group);
+            if let Err(error) = timeline.store.txn(txn).await {
+                // The next transaction of the op brings them.
+                tracing::debug!(%group, execution, %error, "marks were not kept");
+            }
+        });
+    }
+
+    /// Waits until each of these groups has converged in an execution, or for the limit of that.
+    pub(crate) async fn settled(&self, execution: &str, groups: &[GroupId]) {
+        let mut changed = self.changed.subscribe();
         let converged = async {
             loop {
-                let marks = self.of(execution);
-                let done = marks.iter().filter(|mark| mark.step == "converged").count();
-                if done >= groups {
+                changed.borrow_and_update();
+                let done = |group: &GroupId| {
+                    let marks = self.of_group(execution, group);
+                    marks.last().is_some_and(|mark| mark.step == CONVERGED)
+                };
+                if groups.iter().all(done) {
                     return;
                 }
-                tokio::time::sleep(SETTLE_LOOK).await;
+                // The sender lives as long as `self`.
+                let _ended = changed.changed().await;
             }
         };
         // Marks are for people: what is missing after the limit stays missing.
@@ -89,7 +215,36 @@ impl Timeline {
 
     /// What is known of an execution, oldest first.
     pub(crate) fn of(&self, execution: &str) -> Vec<Mark> {
-        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.get(execution).cloned().unwrap_or_default()
+        let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.iter().filter(|((name, _), _)| name == execution);
+        let mut marks: Vec<Mark> = own.flat_map(|(_, marks)| marks.clone()).collect();
+        marks.sort_by_key(|mark| mark.unix_ms);
+        marks
     }
+
+    fn of_group(&self, execution: &str, group: &GroupId) -> Vec<Mark> {
+        let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = (execution.to_owned(), group.clone());
+        all.get(&name).cloned().unwrap_or_default()
+    }
+
+    /// Tells when there are new marks.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+fn put(txn: Txn, execution: &str, group: &GroupId, marks: Vec<Mark>) -> Txn {
+    if marks.is_empty() {
+        return txn;
+    }
+    let kept = Marks {
+        execution: execution.to_owned(),
+        group: group.clone(),
+        marks,
+    };
+    txn.put(
+        format!("{}{execution}/{group}", Marks::PREFIX),
+        encode(&kept),
+    )
 }

@@ -28,18 +28,22 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
     } else {
         name
     };
-    let hash = plan.hash();
-    stale(control, &plan)?;
+    let known = control.executions.all().get(&name).cloned();
+    match known {
+        // Given again: it has moved the world itself.
+        Some(known) if known.plan.hash() == plan.hash() => return Ok(shown(control, &known)),
+        _ => stale(control, &plan)?,
+    }
     let stored = Stored::new(control, name.clone(), plan);
-    match execution::create(control, stored.clone()).await {
-        Ok(()) => Ok(shown(control, &stored)),
-        Err(StoreError::Conflict { .. }) => match execution::load(control, &name).await? {
-            Some((there, _)) if there.plan.hash() == hash => Ok(shown(control, &there)),
-            _ => Err(Failed::from(
-                Problem::new(Code::EXISTS, format!("execution {name} runs another plan"))
-                    .about(Kind::Execution, name),
-            )),
-        },
+    match execution::create(control, &stored).await {
+        Ok(()) => {
+            let there = control.executions.all().get(&name).cloned();
+            Ok(shown(control, &there.unwrap_or(stored)))
+        }
+        Err(StoreError::Conflict { .. }) => Err(Failed::from(
+            Problem::new(Code::EXISTS, format!("execution {name} runs another plan"))
+                .about(Kind::Execution, name),
+        )),
         Err(error) => Err(error.into()),
     }
 }
@@ -98,16 +102,13 @@ pub(crate) async fn patch(
 }
 
 /// All executions, by name.
-pub(crate) async fn list(control: &Arc<Control>) -> Result<Vec<AnyObject>, StoreError> {
-    let all = execution::all(control).await?;
-    Ok(all.iter().map(|stored| shown(control, stored)).collect())
+pub(crate) fn list(control: &Arc<Control>) -> Vec<AnyObject> {
+    let all = control.executions.all();
+    all.values().map(|stored| shown(control, stored)).collect()
 }
 
 fn shown(control: &Control, stored: &Stored) -> AnyObject {
-    let marks = match stored.marks.is_empty() {
-        true => control.timeline.of(&stored.name),
-        false => stored.marks.clone(),
-    };
+    let marks = control.timeline.of(&stored.name);
     let spec = ExecutionSpec {
         plan: stored.plan.hash(),
         control: stored.wanted,

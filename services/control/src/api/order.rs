@@ -27,7 +27,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Failed> {
     let kind = parse(&plural)?;
     if query.watch {
-        return Ok(watch::stream(control, kind));
+        return watch::stream(control, kind).await;
     }
     let (items, version) = all(&control, kind).await?;
     Ok(Json(List::new(kind, version, items)).into_response())
@@ -76,7 +76,7 @@ pub(crate) async fn all(
 ) -> Result<(Vec<AnyObject>, String), Failed> {
     let items = match kind {
         Kind::Plan => plans::list(control).await?,
-        Kind::Execution => executions::list(control).await?,
+        Kind::Execution => executions::list(control),
         kind => topology::list(control.store.as_ref(), kind).await?,
     };
     let revision = control.store.list("/execution/").await?.revision;

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::Failed;
 use crate::app::Control;
 use crate::observe::planes::{LIVE, Plane};
-use crate::reconcile::execution;
 
 pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<WorldStatus>, Failed> {
     let records = control.records.all();
@@ -28,9 +27,9 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
         .iter()
         .map(|(id, record)| group(&control, id, record))
         .collect();
-    let executions = execution::all(&control).await?;
+    let executions = control.executions.all();
     let running = executions
-        .into_iter()
+        .values()
         .filter(|execution| !execution.phase.is_over());
     let mut warnings: Vec<String> = groups
         .iter()
@@ -51,7 +50,7 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
         groups,
         cells: cells(&control, &records, &planes),
         planes: planes.iter().map(plane).collect(),
-        executions: running.map(|execution| execution.name).collect(),
+        executions: running.map(|execution| execution.name.clone()).collect(),
         warnings,
     }))
 }

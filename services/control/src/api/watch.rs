@@ -1,57 +1,90 @@
-//! Watches: what there is, then what changes. Level-triggered: the list is compared with what was
-//! sent, so that nothing can be missed and steps that only pass through memory are shown too.
+//! Watches: what there is, then what changes. Level-triggered: at each change of the store or of
+//! the timeline the list is compared with what was sent, so that nothing can be missed and steps
+//! that only pass through memory are shown too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{AnyObject, Kind, WatchEvent, WatchKind};
+use atoll_workflow::Watch;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt, stream};
+use tokio::sync::watch::Receiver;
 
-use super::order;
+use super::{Failed, order};
 use crate::app::Control;
 
-/// How often the list is compared.
-const LOOK: Duration = Duration::from_millis(100);
 /// A line at least this often, so that a watcher can tell silence from death.
-const BOOKMARK: u32 = 20;
+const BOOKMARK: Duration = Duration::from_secs(2);
 
 struct Sent {
     control: Arc<Control>,
     kind: Kind,
     known: BTreeMap<String, AnyObject>,
-    quiet: u32,
+    /// Wake-ups only: what changed is found by looking.
+    stored: Watch,
+    marked: Receiver<u64>,
 }
 
-/// Lines of events, without end.
-pub(crate) fn stream(control: Arc<Control>, kind: Kind) -> Response {
+/// Lines of events, without end; the watch ends with the store's own, and a client begins anew.
+pub(crate) async fn stream(control: Arc<Control>, kind: Kind) -> Result<Response, Failed> {
+    // From before the first look on, so that what comes while we look wakes us again.
+    let revision = control.store.list("/execution/").await?.revision;
     let sent = Sent {
+        stored: control.store.watch("/", revision).await?,
+        marked: control.timeline.subscribe(),
         control,
         kind,
         known: BTreeMap::new(),
-        quiet: BOOKMARK,
     };
-    let lines = stream::unfold(sent, |mut sent| async move {
+    let lines = stream::unfold((sent, true), |(mut sent, mut begun)| async move {
         loop {
-            if let Some(lines) = news(&mut sent).await {
-                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), sent));
+            if begun || woken(&mut sent).await? {
+                begun = false;
+                if let Some(lines) = news(&mut sent).await {
+                    let lines = Ok::<_, std::convert::Infallible>(Bytes::from(lines));
+                    return Some((lines, (sent, false)));
+                }
+            } else {
+                let mark = bookmark(&sent.control, sent.kind).await;
+                let lines = Ok::<_, std::convert::Infallible>(Bytes::from(mark));
+                return Some((lines, (sent, false)));
             }
-            tokio::time::sleep(LOOK).await;
         }
     });
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(lines),
-    )
-        .into_response()
+    let body = Body::from_stream(lines);
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Waits for a change, and says whether there was one in time; none: the store is not followed
+/// any more.
+async fn woken(sent: &mut Sent) -> Option<bool> {
+    let changed = async {
+        tokio::select! {
+            stored = sent.stored.next() => stored?.ok().map(drop),
+            marked = sent.marked.changed() => marked.ok(),
+        }
+    };
+    match tokio::time::timeout(BOOKMARK, changed).await {
+        Ok(changed) => changed.map(|()| true),
+        Err(_) => Some(false),
+    }
+}
+
+async fn bookmark(control: &Control, kind: Kind) -> String {
+    let mut mark = AnyObject::new(kind, "", serde_json::Value::Null);
+    if let Ok(listed) = control.store.list("/execution/").await {
+        mark.metadata.resource_version = listed.revision.to_string();
+    }
+    line(WatchKind::Bookmark, &mark)
 }
 
 async fn news(sent: &mut Sent) -> Option<String> {
     // A store that cannot be read now says nothing; the next look may.
-    let (items, version) = order::all(&sent.control, sent.kind).await.ok()?;
+    let (items, _) = order::all(&sent.control, sent.kind).await.ok()?;
     let mut events = Vec::new();
     let mut now = BTreeMap::new();
     for item in items {
@@ -62,33 +95,21 @@ async fn news(sent: &mut Sent) -> Option<String> {
             Some(_) => None,
         };
         if let Some(kind) = kind {
-            events.push((kind, item.clone()));
+            events.push(line(kind, &item));
         }
         now.insert(name, item);
     }
     for (name, item) in &sent.known {
         if !now.contains_key(name) {
-            events.push((WatchKind::Deleted, item.clone()));
+            events.push(line(WatchKind::Deleted, item));
         }
     }
     sent.known = now;
-    sent.quiet += 1;
-    if events.is_empty() && sent.quiet >= BOOKMARK {
-        let mut mark = AnyObject::new(sent.kind, "", serde_json::Value::Null);
-        mark.metadata.resource_version = version;
-        events.push((WatchKind::Bookmark, mark));
-    }
-    if events.is_empty() {
-        return None;
-    }
-    sent.quiet = 0;
-    let line = |(kind, item): &(WatchKind, AnyObject)| {
-        let object = serde_json::to_value(item).unwrap_or_default();
-        let event = WatchEvent {
-            kind: *kind,
-            object,
-        };
-        serde_json::to_string(&event).unwrap_or_default() + "\n"
-    };
-    Some(events.iter().map(line).collect())
+    (!events.is_empty()).then(|| events.concat())
+}
+
+fn line(kind: WatchKind, item: &AnyObject) -> String {
+    let object = serde_json::to_value(item).unwrap_or_default();
+    let event = WatchEvent { kind, object };
+    serde_json::to_string(&event).unwrap_or_default() + "\n"
 }

@@ -66,7 +66,7 @@ async fn step(control: &Control, group: &GroupId) -> Result<bool, ChangeError> {
     let begin = first(control, group, &record);
     control
         .records
-        .change(group, |record| record.begin(&begin), |txn| txn)
+        .change(group, |record| record.begin(&begin), |_, txn| txn)
         .await?;
     info!(%group, primary = %begin.target, "group is being born");
     Ok(true)

@@ -2,28 +2,36 @@
 //!
 //! The plan leaves nothing to choose. A step is begun in the same transaction that notes that it
 //! was begun, so it is begun once whatever happens; when its op has left the record it is done.
+//!
+//! What runs an execution is that it stands in the store: whoever put it there, this replica or
+//! another one, and whether or not its author lived to say so.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::Control as Wanted;
 use atoll_api::Phase;
 use atoll_detection::guard::Guard;
-use atoll_ownership::record::Refusal;
-use atoll_planner::{Pace, Plan};
-use atoll_topology::{GroupId, MemberId, Term};
+use atoll_ownership::OpKind;
+use atoll_ownership::record::{GroupRecord, Refusal};
+use atoll_planner::{Pace, Plan, Step};
+use atoll_topology::{GroupId, MemberId, ShardId, Term};
 use atoll_workflow::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::app::Control;
+use crate::follow::Kept;
+use crate::reconcile::op;
 use crate::records::ChangeError;
 use crate::stored::decode;
-use crate::timeline::Mark;
+use crate::timeline::BEGUN;
 
-const PREFIX: &str = "/execution/";
 /// Pause before a step that could not be done is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often the same transaction is tried whose outcome the store does not say.
+const UNKNOWN_MAX: u32 = 5;
 
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +77,14 @@ pub(crate) struct Stored {
     pub(crate) steps: Vec<StepPhase>,
     /// The plan's groups before it.
     pub(crate) before: Vec<Before>,
-    /// When each step of each op was reached; complete once it is over.
-    pub(crate) marks: Vec<Mark>,
+}
+
+impl Kept for Stored {
+    const PREFIX: &'static str = "/execution/";
+    type Name = String;
+    fn name(&self) -> String {
+        self.name.clone()
+    }
 }
 
 impl Stored {
@@ -97,8 +111,13 @@ impl Stored {
             message: String::new(),
             created_ms: control.runtime.wall_clock().0,
             finished_ms: None,
-            marks: vec![],
         }
+    }
+
+    /// The steps whose ops have ended.
+    pub(crate) fn steps_done(&self) -> impl Iterator<Item = &Step> {
+        let done = |(step, phase): (_, &StepPhase)| (*phase == StepPhase::Done).then_some(step);
+        self.plan.steps.iter().zip(&self.steps).filter_map(done)
     }
 
     fn encoded(&self) -> Vec<u8> {
@@ -107,7 +126,7 @@ impl Stored {
 }
 
 fn key(name: &str) -> String {
-    format!("{PREFIX}{name}")
+    format!("{}{name}", Stored::PREFIX)
 }
 
 /// One execution, and what a transaction must find to replace it.
@@ -125,25 +144,45 @@ pub(crate) async fn load(
     )))
 }
 
-/// All executions, by name.
-pub(crate) async fn all(control: &Control) -> Result<Vec<Stored>, StoreError> {
-    let listed = control.store.list(PREFIX).await?;
-    listed
-        .entries
-        .iter()
-        .map(|(key, found)| decode(key, &found.value))
-        .collect()
-}
-
-/// Keeps a new execution and starts it; `Conflict` where the name is taken.
-pub(crate) async fn create(control: &Arc<Control>, stored: Stored) -> Result<(), StoreError> {
+/// Keeps a new execution; once it returns, it will run, whatever happens to this process.
+/// `Conflict` where the name is taken by another plan.
+pub(crate) async fn create(control: &Arc<Control>, stored: &Stored) -> Result<(), StoreError> {
     let key = key(&stored.name);
-    let txn = Txn::new()
-        .expect(&key, Expect::Absent)
-        .put(&key, stored.encoded());
-    control.store.txn(txn).await?;
-    start(control, stored.name);
-    Ok(())
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let txn = Txn::new()
+            .expect(&key, Expect::Absent)
+            .put(&key, stored.encoded());
+        let error = match control.store.txn(txn).await {
+            Ok(revision) => {
+                control.executions.note(revision, [stored.clone()]);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let unknown = matches!(error, StoreError::OutcomeUnknown { .. });
+        if !unknown && !matches!(error, StoreError::Conflict { .. }) {
+            return Err(error);
+        }
+        // The name is the idempotency key: the same plan under it is this very execution, be it of
+        // this transaction, of an earlier one, or of another replica.
+        match control.store.get(&key).await? {
+            Some(found) => {
+                let there: Stored = decode(&key, &found.value)?;
+                let same = there.plan.hash() == stored.plan.hash();
+                control.executions.note(found.revision, [there]);
+                return if same {
+                    Ok(())
+                } else {
+                    Err(StoreError::Conflict { key })
+                };
+            }
+            // Not there, or not yet: the same again is harmless.
+            None if tries < UNKNOWN_MAX => {}
+            None => return Err(error),
+        }
+    }
 }
 
 /// What an automatic execution must find and leave of the guards, in the transaction that begins
@@ -156,21 +195,22 @@ pub(crate) struct Guarded {
     pub(crate) next: Guard,
 }
 
-/// The same for a verdict: the guards are bumped with the execution.
+/// The same for a verdict: the guards are bumped with the execution. What is not known to have
+/// been kept is looked at again with the next verdict; if it was kept, it runs.
 pub(crate) async fn create_automatic(
     control: &Arc<Control>,
-    stored: Stored,
+    stored: &Stored,
     guarded: Guarded,
 ) -> Result<(), StoreError> {
     let key = key(&stored.name);
     let txn = Txn::new()
         .expect(&key, Expect::Absent)
         .put(&key, stored.encoded());
-    control
+    let revision = control
         .store
         .txn(crate::guard::replace(txn, guarded.expect, &guarded.next))
         .await?;
-    start(control, stored.name);
+    control.executions.note(revision, [stored.clone()]);
     Ok(())
 }
 
@@ -189,41 +229,55 @@ pub(crate) async fn want(control: &Control, name: &str, wanted: Wanted) -> Resul
 }
 
 async fn save(control: &Control, stored: &Stored, expect: Expect) -> Result<(), StoreError> {
+    save_with(control, stored, expect, |txn| txn).await
+}
+
+async fn save_with(
+    control: &Control,
+    stored: &Stored,
+    expect: Expect,
+    also: impl FnOnce(Txn) -> Txn,
+) -> Result<(), StoreError> {
     let key = key(&stored.name);
-    control
-        .store
-        .txn(Txn::new().expect(&key, expect).put(&key, stored.encoded()))
-        .await?;
+    let txn = Txn::new().expect(&key, expect).put(&key, stored.encoded());
+    let revision = control.store.txn(also(txn)).await?;
+    control.executions.note(revision, [stored.clone()]);
     Ok(())
 }
 
-/// Goes on with everything that is not over; after a start.
-pub(crate) async fn resume(control: &Arc<Control>) -> Result<(), StoreError> {
-    for stored in all(control).await? {
-        if !stored.phase.is_over() {
-            info!(execution = stored.name, "execution resumed");
-            start(control, stored.name);
-        }
-    }
-    Ok(())
-}
-
-fn start(control: &Arc<Control>, name: String) {
-    let task = format!("execution {name}");
-    let control_for_task = control.clone();
-    control.runtime.tasks().spawn(task, async move {
-        let control = control_for_task;
-        loop {
-            match advance(&control, &name).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(execution = name, %error, "execution waits; again");
-                    tokio::time::sleep(AGAIN).await;
-                }
+/// Runs every execution that is not over, for ever: after a start those that were broken off, and
+/// then each that comes to stand in the store.
+pub(crate) async fn run_all(control: Arc<Control>) {
+    let mut executions = control.executions.subscribe();
+    let mut running = BTreeMap::new();
+    loop {
+        let all = executions.borrow_and_update().clone();
+        running.retain(|_, task: &mut atoll_runtime::TaskHandle<()>| !task.is_finished());
+        for stored in all.values().filter(|stored| !stored.phase.is_over()) {
+            if !running.contains_key(&stored.name) {
+                let task = format!("execution {}", stored.name);
+                let work = run(control.clone(), stored.name.clone());
+                let task = control.runtime.tasks().spawn(task, work);
+                running.insert(stored.name.clone(), task);
             }
         }
-    });
+        if executions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn run(control: Arc<Control>, name: String) {
+    loop {
+        match advance(&control, &name).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                warn!(execution = name, %error, "execution waits; again");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
 }
 
 /// One look and one act; whether it is over.
@@ -261,11 +315,31 @@ async fn advance(control: &Arc<Control>, name: &str) -> Result<bool, ChangeError
             .await
         }
         _ if begun > 0 => ended(control, stored, expect).await,
-        _ => {
-            tokio::time::sleep(AGAIN * 4).await;
-            Ok(false)
+        _ => paused(control, stored, expect).await,
+    }
+}
+
+/// Between two steps, until the operator wants something else.
+async fn paused(
+    control: &Arc<Control>,
+    mut stored: Stored,
+    expect: Expect,
+) -> Result<bool, ChangeError> {
+    let mut executions = control.executions.subscribe();
+    if stored.phase != Phase::Paused {
+        stored.phase = Phase::Paused;
+        save(control, &stored, expect).await?;
+    }
+    let wants = |all: &crate::follow::All<Stored>| {
+        let now = all.get(&stored.name);
+        now.is_none_or(|now| now.wanted != Wanted::Pause)
+    };
+    while !wants(&executions.borrow_and_update().clone()) {
+        if executions.changed().await.is_err() {
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 async fn begin(
@@ -278,6 +352,7 @@ async fn begin(
     let step = stored.plan.steps[at].clone();
     let order = step.begin(&stored.plan, &stored.name, now_ms);
     stored.steps[at] = StepPhase::Begun;
+    stored.phase = Phase::Running;
     let (key, value) = (key(&stored.name), stored.encoded());
     let changed = control.records.change(
         &step.group,
@@ -289,12 +364,18 @@ async fn begin(
             })?;
             record.begin(&order)
         },
-        |txn| txn.expect(&key, expect).put(&key, value),
+        |record, txn| {
+            let txn = txn.expect(&key, expect).put(&key, value);
+            match &record.op {
+                Some(op) => control.timeline.keep_begun(txn, op, &step.group),
+                None => txn,
+            }
+        },
     );
     match changed.await {
         Ok(record) => {
             if let Some(op) = &record.op {
-                control.timeline.mark(op, &step.group, "begun");
+                control.timeline.mark(op, &step.group, BEGUN);
             }
             Ok(false)
         }
@@ -335,9 +416,40 @@ async fn ended(
             return Ok(true);
         }
     };
+    let step = &stored.plan.steps[at];
+    let record = control.records.get(&step.group);
+    let missed = record.and_then(|record| missed(step, &record));
     stored.steps[at] = StepPhase::Done;
+    if let Some(missed) = missed {
+        let stopped = control.timeline.of(&stored.name).into_iter().rev();
+        let stopped = stopped
+            .filter(|mark| mark.group == step.group)
+            .find_map(|mark| mark.step.strip_prefix("stopped: ").map(str::to_owned));
+        let why = stopped.map(|why| format!(" ({why})")).unwrap_or_default();
+        let message = format!("group {}: {missed}{why}", step.group);
+        return finish(control, stored, expect, Phase::Failed, message).await;
+    }
     save(control, &stored, expect).await?;
     Ok(false)
+}
+
+/// What the step wanted and its op did not bring about: it was called off, or a later one went
+/// elsewhere. That another member leads than the one that was planned is no failure.
+fn missed(step: &Step, record: &GroupRecord) -> Option<String> {
+    for moved in &step.moves {
+        for shard in (moved.first.0..=moved.last.0).map(ShardId) {
+            let owner = &record.run_of(shard)?.cell;
+            if *owner != moved.to {
+                return Some(format!(
+                    "shard {shard} is owned by {owner}, not {}",
+                    moved.to
+                ));
+            }
+        }
+    }
+    let open = record.open.as_ref()?;
+    let stayed = step.kind == OpKind::Switchover && open.primary == step.from;
+    stayed.then(|| format!("{} still leads", step.from))
 }
 
 async fn finish(
@@ -348,17 +460,28 @@ async fn finish(
     message: String,
 ) -> Result<bool, ChangeError> {
     if phase == Phase::Succeeded {
-        // The last mark of each group is that every live data plane uses the new table.
-        control
-            .timeline
-            .settled(&stored.name, stored.steps.len())
-            .await;
+        converge(control, &stored).await?;
     }
     info!(execution = stored.name, ?phase, message, "execution over");
     stored.phase = phase;
     stored.message = message;
     stored.finished_ms = Some(control.runtime.wall_clock().0);
-    stored.marks = control.timeline.of(&stored.name);
-    save(control, &stored, expect).await?;
+    let groups: Vec<_> = stored.before.iter().map(|before| &before.group).collect();
+    let keep = |txn| {
+        let keep = |txn, group: &&GroupId| control.timeline.keep(txn, &stored.name, group);
+        groups.iter().fold(txn, keep)
+    };
+    save_with(control, &stored, expect, keep).await?;
     Ok(true)
+}
+
+/// The last mark of each group is that every live data plane uses the new table. Where the one who
+/// published was lost before it could say so, it is published again, which changes nothing.
+async fn converge(control: &Arc<Control>, stored: &Stored) -> Result<(), StoreError> {
+    let groups: Vec<GroupId> = stored.steps_done().map(|step| step.group.clone()).collect();
+    for group in &groups {
+        op::published_again(control, &stored.name, group).await?;
+    }
+    control.timeline.settled(&stored.name, &groups).await;
+    Ok(())
 }

@@ -20,6 +20,7 @@ use crate::app::Control;
 use crate::observe::planes;
 use crate::reconcile::choose;
 use crate::records::ChangeError;
+use crate::timeline::CONVERGED;
 
 /// How long requests in flight have to end before a planned switch is called off.
 pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
@@ -136,6 +137,7 @@ async fn carry(
             .await?;
     }
     control.timeline.mark(op, group, "driving");
+    control.timeline.write(op, group);
     let row = match drive(control, record, op).await {
         Driven::Open(row) => row,
         Driven::GaveUp { reason, better } => {
@@ -155,7 +157,11 @@ async fn carry(
     };
     let finished = control
         .records
-        .change(group, |record| record.finish(&opened), |txn| txn)
+        .change(
+            group,
+            |record| record.finish(&opened),
+            |_, txn| control.timeline.keep(txn, &op.execution, group),
+        )
         .await?;
     Ok((finished, row))
 }
@@ -175,14 +181,56 @@ async fn publish(
         .await?;
     control.timeline.published(op, finished, row);
     info!(%group, term = %op.term, primary = %op.target, kind = %op.kind, "group open");
-    let (watched, op) = (control.clone(), op.clone());
+    converge(control, op, &group, number);
+    Ok(())
+}
+
+/// Marks, beside whatever goes on, when every live data plane uses this table.
+fn converge(control: &Arc<Control>, op: &Op, group: &GroupId, number: u64) {
+    let (watched, op, group) = (control.clone(), op.clone(), group.clone());
     control.runtime.tasks().spawn(format!("convergence of {group}"), async move {
         let converged = watched.planes.until(|live| planes::all_use(live, number));
         if tokio::time::timeout(CONVERGENCE, converged).await.is_err() {
             warn!(%group, number, "live data planes do not use the new table; their fence guards");
         }
-        watched.timeline.mark(&op, &group, "converged");
+        watched.timeline.mark(&op, &group, CONVERGED);
     });
+}
+
+/// Makes good for whoever wrote P8 and was lost before it published.
+pub(crate) async fn published_again(
+    control: &Arc<Control>,
+    execution: &str,
+    group: &GroupId,
+) -> Result<(), StoreError> {
+    let marks = control.timeline.of(execution);
+    let Some(last) = marks.iter().rfind(|mark| mark.group == *group) else {
+        return Ok(());
+    };
+    if last.step == CONVERGED {
+        return Ok(());
+    }
+    let number = control.publisher.publish(&control.records.all()).await?;
+    let record = control.records.get(group);
+    let Some((record, open)) = record.and_then(|record| Some((record.clone(), record.open?)))
+    else {
+        return Ok(());
+    };
+    // As much of the op as its marks need; it has left the record.
+    let op = Op {
+        number: last.op,
+        kind: OpKind::Failover,
+        term: Term::new(last.term),
+        target: open.primary,
+        plan: String::new(),
+        execution: execution.to_owned(),
+        deadline_ms: 0,
+        automatic: false,
+    };
+    if !last.step.starts_with("published") {
+        control.timeline.published(&op, &record, None);
+    }
+    converge(control, &op, group, number);
     Ok(())
 }
 
@@ -345,7 +393,11 @@ async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped:
     );
     if let Err(error) = control
         .records
-        .change(group, |record| record.begin(&begin), |txn| txn)
+        .change(
+            group,
+            |record| record.begin(&begin),
+            |_, txn| control.timeline.keep(txn, &op.execution, group),
+        )
         .await
     {
         warn!(%group, %error, "the op could not be taken over");
