@@ -48,6 +48,11 @@ pub enum Fault {
     /// A transaction is not done, and its outcome is reported as unknown. What is not a
     /// transaction is unavailable.
     UnknownNotApplied,
+    /// A transaction is done, if its demands hold, and its caller hears nothing any more: the
+    /// process dies here. What is not a transaction is unavailable.
+    DiesAfter,
+    /// The caller dies before the transaction. What is not a transaction is unavailable.
+    DiesBefore,
 }
 
 impl Memory {
@@ -140,6 +145,11 @@ impl Store for Memory {
                 Err(unknown())
             }
             Fault::UnknownNotApplied => Err(unknown()),
+            Fault::DiesAfter => {
+                drop(self.apply(&txn));
+                std::future::pending().await
+            }
+            Fault::DiesBefore => std::future::pending().await,
         }
     }
 
