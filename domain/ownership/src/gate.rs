@@ -7,7 +7,7 @@
 use atoll_topology::Epoch;
 
 /// What a table row says of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Row {
     /// The owner of this epoch serves.
     Active(Epoch),
@@ -16,7 +16,7 @@ pub enum Row {
 }
 
 /// What the gate asks of its holder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decision {
     /// Leave things as they are.
     Unchanged,
@@ -26,7 +26,7 @@ pub enum Decision {
     Release,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     Passing,
     /// The table says that the shard is switching.
@@ -36,7 +36,7 @@ enum State {
 }
 
 /// The gate of one shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gate {
     epoch: Epoch,
     state: State,
@@ -44,7 +44,7 @@ pub struct Gate {
 }
 
 /// Which protections are switched off in a test build; see `member::Weakened`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Weakened {
     #[cfg(feature = "mutants")]
     /// An older row is believed.

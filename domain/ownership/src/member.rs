@@ -14,7 +14,7 @@ use crate::line::join_path;
 use crate::messages::{Answer, Call, Grant, JoinPath, LogEnd, Refused, TermRow};
 
 /// What stands in the promise file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Durable {
     /// The highest term that this member takes part in, and the lowest.
     pub promise: Term,
@@ -25,7 +25,7 @@ pub struct Durable {
 }
 
 /// What stands in the way of starting a member's PostgreSQL as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mark {
     /// Nothing.
@@ -37,7 +37,7 @@ pub enum Mark {
 }
 
 /// What a member does at this moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "kebab-case")]
 pub enum Role {
     /// Its PostgreSQL is not up; its log cannot be read.
@@ -59,7 +59,7 @@ pub enum Role {
 }
 
 /// How far a primary is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "kebab-case")]
 pub enum Stage {
     /// PostgreSQL leaves recovery.
@@ -82,7 +82,7 @@ pub enum Stage {
 }
 
 /// What happens to a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// The process has started: `Durable` was read, or is new.
     Started,
@@ -137,7 +137,7 @@ pub enum Input {
 }
 
 /// What the agent has to do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Make this durable (fdatasync) before anything that follows; nothing to do where it is what
     /// the file holds.
@@ -210,7 +210,7 @@ pub enum Output {
 }
 
 /// A member, as its agent holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Member {
     id: MemberId,
     durable: Durable,
@@ -222,7 +222,7 @@ pub struct Member {
     weakened: Weakened,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Comparing {
     upstream: MemberId,
     term: Term,
@@ -232,7 +232,7 @@ struct Comparing {
 
 /// Which protections are switched off, to show that the walker finds out. Only with the feature
 /// `mutants`; the shipped binary has no such switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Weakened {
     #[cfg(feature = "mutants")]
     /// Calls below the promise are obeyed.

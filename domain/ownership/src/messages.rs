@@ -7,7 +7,7 @@ use atoll_topology::{CellId, Epoch, GroupId, Lsn, MemberId, Position, ShardId, T
 use serde::{Deserialize, Serialize};
 
 /// A row of `atoll.term`: the log's own account of who led from where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TermRow {
     /// The primaryship.
     pub term: Term,
@@ -28,7 +28,7 @@ pub struct TermRow {
 }
 
 /// The end of a member's log, as the member itself reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogEnd {
     /// Term of the last term row, and the LSN at which the log ends.
     pub position: Position,
@@ -38,7 +38,7 @@ pub struct LogEnd {
 }
 
 /// What a recruit shows: its log can be read, and this is where it ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Recruit {
     /// End of its log.
     pub end: LogEnd,
@@ -47,7 +47,7 @@ pub struct Recruit {
 }
 
 /// One shard's new owner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// Which shard.
     pub shard: ShardId,
@@ -58,7 +58,7 @@ pub struct Grant {
 }
 
 /// From a driver to a member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "kebab-case")]
 pub enum Call {
     /// Take part in nothing older than `term`, cut everything, say where your log ends.
@@ -114,7 +114,7 @@ impl Call {
 }
 
 /// How a member's log comes to fit its upstream's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JoinPath {
     /// It fits: stream on.
@@ -126,7 +126,7 @@ pub enum JoinPath {
 }
 
 /// Why a member refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum Refused {
     /// It has promised a newer term.
@@ -163,7 +163,7 @@ impl fmt::Display for Refused {
 }
 
 /// From a member to a driver.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
     /// Promised, cut off; a recruit only where its log can be read and its volume is the admitted
@@ -226,7 +226,7 @@ impl Answer {
 }
 
 /// What kind of change a group goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OpKind {
     /// Planned: the old primary is alive and hands over.
@@ -251,7 +251,7 @@ impl fmt::Display for OpKind {
 }
 
 /// A member as the record admits it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Admitted {
     /// Which member.
     pub id: MemberId,
@@ -260,7 +260,7 @@ pub struct Admitted {
 }
 
 /// From control to the driver, the target's agent: carry P3–P7 out. May be repeated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DriveOrder {
     /// Which group.
     pub group: GroupId,
@@ -283,7 +283,7 @@ pub struct DriveOrder {
 }
 
 /// Where a driver is; goes up to control.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Progress {
     /// P3, or the unplanned path's recruiting: waiting for answers.

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::messages::{Admitted, DriveOrder, Grant, OpKind};
 
 /// Everything that the store knows of one data group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GroupRecord {
     /// Which group.
     pub group: GroupId,
@@ -31,7 +31,7 @@ pub struct GroupRecord {
 }
 
 /// Who leads, under which term.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Open {
     /// The open term.
     pub term: Term,
@@ -40,7 +40,7 @@ pub struct Open {
 }
 
 /// A change in progress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Op {
     /// Counts the group's ops: an owner change has no term of its own, so the term cannot name it.
     pub number: u64,
@@ -68,7 +68,7 @@ impl Op {
 }
 
 /// Neighbouring shards with one owner and one epoch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Run {
     /// First shard.
     pub first: ShardId,
@@ -83,7 +83,7 @@ pub struct Run {
 }
 
 /// Whether a run's owner serves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunPhase {
     /// It serves.
@@ -96,7 +96,7 @@ pub enum RunPhase {
 }
 
 /// Shards and the cell that they go to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Move {
     /// First shard.
     pub first: ShardId,
@@ -107,7 +107,7 @@ pub struct Move {
 }
 
 /// An order to begin an op.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begin {
     /// What kind of change.
     pub kind: OpKind,
@@ -130,7 +130,7 @@ pub struct Begin {
 }
 
 /// What the tables may say once the target serves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Opened {
     /// Which op: [`Op::id`].
     pub op: String,

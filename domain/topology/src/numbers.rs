@@ -97,7 +97,7 @@ impl std::str::FromStr for Lsn {
 }
 
 /// How far a member's log goes: the term of its last term row first, the LSN second.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Term of the last term row in the log.
     pub term: Term,
