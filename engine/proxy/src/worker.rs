@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use atoll_runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
@@ -29,14 +30,25 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// Starts a worker: a thread that runs the future which `body` makes there, and ends with it.
-pub fn start<T, F, Fut>(role: &str, index: usize, body: F) -> Result<Worker<T>, WorkerError>
+/// Starts a worker: a thread that runs the future which `body` makes there, and ends with it. In
+/// the simulator, which has one thread, it is a task beside the others.
+pub fn start<T, F, Fut>(
+    runtime: &Runtime,
+    role: &str,
+    index: usize,
+    body: F,
+) -> Result<Worker<T>, WorkerError>
 where
     T: Send + 'static,
     F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = T>,
+    Fut: Future<Output = T> + 'static,
 {
     let (give, result) = oneshot::channel();
+    if runtime.is_simulated() {
+        let work = async move { drop(give.send(body().await)) };
+        runtime.tasks().spawn_local(format!("{role}-{index}"), work);
+        return Ok(Worker { index, result });
+    }
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -23,4 +23,6 @@ pub use links::{Link, LinkRule, Links, LinksFile};
 pub use net::{Listener, Stream};
 pub use runtime::{RealOptions, Runtime};
 pub use shutdown::Shutdown;
+#[cfg(feature = "simulation")]
+pub use simulated::SimulatedOptions;
 pub use tasks::{BLOCKING_AT_ONCE, ScopedTask, TaskEnd, TaskHandle, Tasks};

@@ -38,6 +38,8 @@ enum Inner {
     Linked(TcpStream, Box<Inbound>),
     #[cfg(feature = "simulation")]
     Simulated(Box<turmoil::net::TcpStream>),
+    #[cfg(feature = "simulation")]
+    SimulatedLinked(Box<turmoil::net::TcpStream>, Box<Inbound>),
 }
 
 impl Stream {
@@ -45,25 +47,29 @@ impl Stream {
     pub(crate) fn tcp(stream: TcpStream, links: Option<&Links>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        let inner = match (links, crossing(peer.ip(), local.ip())) {
-            (Some(links), Some(_)) => {
-                let seed = (u64::from(peer.port()) << 16) | u64::from(local.port());
-                let inbound = Inbound::new(links, peer.ip(), local.ip(), seed);
-                Inner::Linked(stream, Box::new(inbound))
-            }
-            _ => Inner::Tcp(stream),
+        let inner = match inbound(links, local, peer) {
+            Some(inbound) => Inner::Linked(stream, inbound),
+            None => Inner::Tcp(stream),
         };
         Ok(Self { inner, local, peer })
     }
 
     #[cfg(feature = "simulation")]
-    pub(crate) fn simulated(stream: turmoil::net::TcpStream) -> io::Result<Self> {
+    pub(crate) fn simulated(
+        stream: turmoil::net::TcpStream,
+        links: Option<&Links>,
+    ) -> io::Result<Self> {
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        Ok(Self {
-            inner: Inner::Simulated(Box::new(stream)),
-            local,
-            peer,
-        })
+        let (local, peer) = (
+            crate::simulated::named(local),
+            crate::simulated::named(peer),
+        );
+        let stream = Box::new(stream);
+        let inner = match inbound(links, local, peer) {
+            Some(inbound) => Inner::SimulatedLinked(stream, inbound),
+            None => Inner::Simulated(stream),
+        };
+        Ok(Self { inner, local, peer })
     }
 
     /// The other end. Processes of a world bind what they send, so this tells who it is.
@@ -80,6 +86,14 @@ impl Stream {
     pub fn hyper(self) -> TokioIo<Self> {
         TokioIo::new(self)
     }
+}
+
+/// The link that bytes from `peer` meet, where there is one.
+fn inbound(links: Option<&Links>, local: SocketAddr, peer: SocketAddr) -> Option<Box<Inbound>> {
+    crossing(peer.ip(), local.ip())?;
+    let seed = (u64::from(peer.port()) << 16) | u64::from(local.port());
+    let inbound = Inbound::new(links?, peer.ip(), local.ip(), seed);
+    Some(Box::new(inbound))
 }
 
 impl std::fmt::Debug for Stream {
@@ -99,6 +113,8 @@ impl AsyncRead for Stream {
             Inner::Linked(tcp, inbound) => inbound.poll_read(tcp, cx, buf),
             #[cfg(feature = "simulation")]
             Inner::Simulated(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            #[cfg(feature = "simulation")]
+            Inner::SimulatedLinked(stream, inbound) => inbound.poll_read(&mut **stream, cx, buf),
         }
     }
 }
@@ -116,6 +132,12 @@ impl AsyncWrite for Stream {
             }
             #[cfg(feature = "simulation")]
             Inner::Simulated(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            #[cfg(feature = "simulation")]
+            Inner::SimulatedLinked(stream, inbound) => silent(
+                Pin::new(&mut **stream).poll_write(cx, buf),
+                inbound,
+                buf.len(),
+            ),
         }
     }
 
@@ -132,6 +154,15 @@ impl AsyncWrite for Stream {
             }
             #[cfg(feature = "simulation")]
             Inner::Simulated(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "simulation")]
+            Inner::SimulatedLinked(stream, inbound) => {
+                let all = bufs.iter().map(|buf| buf.len()).sum();
+                silent(
+                    Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+                    inbound,
+                    all,
+                )
+            }
         }
     }
 
@@ -139,7 +170,9 @@ impl AsyncWrite for Stream {
         match &self.inner {
             Inner::Tcp(tcp) | Inner::Linked(tcp, _) => tcp.is_write_vectored(),
             #[cfg(feature = "simulation")]
-            Inner::Simulated(stream) => stream.is_write_vectored(),
+            Inner::Simulated(stream) | Inner::SimulatedLinked(stream, _) => {
+                stream.is_write_vectored()
+            }
         }
     }
 
@@ -147,7 +180,9 @@ impl AsyncWrite for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) | Inner::Linked(tcp, _) => Pin::new(tcp).poll_flush(cx),
             #[cfg(feature = "simulation")]
-            Inner::Simulated(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Inner::Simulated(stream) | Inner::SimulatedLinked(stream, _) => {
+                Pin::new(&mut **stream).poll_flush(cx)
+            }
         }
     }
 
@@ -155,7 +190,9 @@ impl AsyncWrite for Stream {
         match &mut self.inner {
             Inner::Tcp(tcp) | Inner::Linked(tcp, _) => Pin::new(tcp).poll_shutdown(cx),
             #[cfg(feature = "simulation")]
-            Inner::Simulated(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Inner::Simulated(stream) | Inner::SimulatedLinked(stream, _) => {
+                Pin::new(&mut **stream).poll_shutdown(cx)
+            }
         }
     }
 }
@@ -193,7 +230,7 @@ pub struct Listener {
 enum ListenerInner {
     Tcp(TcpListener, Option<Links>),
     #[cfg(feature = "simulation")]
-    Simulated(turmoil::net::TcpListener),
+    Simulated(turmoil::net::TcpListener, Option<Links>),
 }
 
 /// Whether several listeners may share an address.
@@ -220,10 +257,13 @@ impl Listener {
     }
 
     #[cfg(feature = "simulation")]
-    pub(crate) fn simulated(listener: turmoil::net::TcpListener) -> io::Result<Self> {
+    pub(crate) fn simulated(
+        listener: turmoil::net::TcpListener,
+        links: Option<Links>,
+    ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         Ok(Self {
-            inner: ListenerInner::Simulated(listener),
+            inner: ListenerInner::Simulated(listener, links),
             local,
         })
     }
@@ -242,10 +282,10 @@ impl Listener {
                     }
                 },
                 #[cfg(feature = "simulation")]
-                ListenerInner::Simulated(listener) => listener
+                ListenerInner::Simulated(listener, links) => listener
                     .accept()
                     .await
-                    .and_then(|(stream, _)| Stream::simulated(stream)),
+                    .and_then(|(stream, _)| Stream::simulated(stream, links.as_ref())),
             };
             match stream {
                 Ok(stream) => {

@@ -39,7 +39,7 @@ enum Network {
         clock_offset_ms: i64,
     },
     #[cfg(feature = "simulation")]
-    Simulated,
+    Simulated(crate::SimulatedOptions),
 }
 
 /// Whether a connection goes through the links of the local world.
@@ -64,20 +64,33 @@ impl Runtime {
     }
 
     /// The simulator's sockets and clock; only inside a host of a turmoil simulation. Listeners
-    /// bind to any-address there, so the address of `listen` counts for its port only.
+    /// bind to any-address there, so the address of `listen` counts for its port only. Addresses
+    /// of a local world (127.…) are those of hosts at 10.…, so links apply as they do there, and
+    /// nothing runs on a thread of its own.
     #[cfg(feature = "simulation")]
-    pub fn simulated() -> Self {
-        Self::of(Network::Simulated, Links::none())
+    pub fn simulated(options: crate::SimulatedOptions) -> Self {
+        let links = options.links.clone();
+        let tasks = Tasks::inline();
+        Self::with(Network::Simulated(options), links, tasks)
     }
 
     fn of(network: Network, links: Links) -> Self {
+        Self::with(network, links, Tasks::default())
+    }
+
+    fn with(network: Network, links: Links, tasks: Tasks) -> Self {
         let shutdown = Shutdown::default();
         Self(Arc::new(Parts {
             network,
             links,
-            tasks: Tasks::default(),
+            tasks,
             shutdown,
         }))
+    }
+
+    /// Whether this is the simulator's: then nothing may run on a thread of its own.
+    pub fn is_simulated(&self) -> bool {
+        !matches!(self.0.network, Network::Real { .. })
     }
 
     /// Connects. Over a link it takes the link's round trip; over a cut one it hangs until the
@@ -107,7 +120,13 @@ impl Runtime {
                 Stream::tcp(socket.connect(to).await?, links)
             }
             #[cfg(feature = "simulation")]
-            Network::Simulated => crate::simulated::connect(to).await,
+            Network::Simulated(options) => {
+                let links = matches!(linking, Linking::Applied).then_some(&self.0.links);
+                if let (Some(links), Some(from)) = (links, options.source) {
+                    handshake(links, from, to.ip()).await;
+                }
+                crate::simulated::connect(to, links).await
+            }
         }
     }
 
@@ -138,7 +157,10 @@ impl Runtime {
                 Listener::tcp(at, sharing, links)
             }
             #[cfg(feature = "simulation")]
-            Network::Simulated => crate::simulated::listen(at).await,
+            Network::Simulated(_) => {
+                let links = matches!(linking, Linking::Applied).then(|| self.0.links.clone());
+                crate::simulated::listen(at, links).await
+            }
         }
     }
 
@@ -147,7 +169,7 @@ impl Runtime {
         match &self.0.network {
             Network::Real { .. } => UnixStream::connect(path).await,
             #[cfg(feature = "simulation")]
-            Network::Simulated => Err(io::Error::new(
+            Network::Simulated(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the simulator has no sockets in the file system",
             )),
@@ -164,7 +186,7 @@ impl Runtime {
         match &self.0.network {
             Network::Real { source, .. } => *source,
             #[cfg(feature = "simulation")]
-            Network::Simulated => None,
+            Network::Simulated(options) => options.source,
         }
     }
 
@@ -175,7 +197,7 @@ impl Runtime {
                 clock_offset_ms, ..
             } => clock::real(*clock_offset_ms),
             #[cfg(feature = "simulation")]
-            Network::Simulated => crate::simulated::wall_clock(),
+            Network::Simulated(options) => options.wall_clock(),
         }
     }
 

@@ -30,16 +30,23 @@ struct Shared {
     running: Mutex<Running>,
     emptied: Notify,
     blocking: Arc<Semaphore>,
+    threads: Threads,
+}
+
+/// Where blocking calls run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    /// On threads of their own.
+    Own,
+    /// Within the task: the simulator's time stands still while a task runs, and a thread would
+    /// make the order of events a matter of chance.
+    #[cfg(feature = "simulation")]
+    None,
 }
 
 impl Default for Tasks {
     fn default() -> Self {
-        Self(Arc::new(Shared {
-            next: AtomicU64::new(0),
-            running: Mutex::default(),
-            emptied: Notify::new(),
-            blocking: Arc::new(Semaphore::new(BLOCKING_AT_ONCE)),
-        }))
+        Self::on(Threads::Own)
     }
 }
 
@@ -113,6 +120,22 @@ impl<T> Drop for ScopedTask<T> {
 }
 
 impl Tasks {
+    /// Those of a simulated process: blocking calls run in their task.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn inline() -> Self {
+        Self::on(Threads::None)
+    }
+
+    fn on(threads: Threads) -> Self {
+        Self(Arc::new(Shared {
+            next: AtomicU64::new(0),
+            running: Mutex::default(),
+            emptied: Notify::new(),
+            blocking: Arc::new(Semaphore::new(BLOCKING_AT_ONCE)),
+            threads,
+        }))
+    }
+
     /// Starts a task on the current async runtime. A panic in it is logged as an error.
     #[expect(clippy::disallowed_methods, reason = "this is the owner of all tasks")]
     pub fn spawn<T: Send + 'static>(
@@ -145,6 +168,7 @@ impl Tasks {
     ) -> TaskHandle<T> {
         let name = name.into();
         let (entry, blocking) = (self.enter(name.clone()), self.0.blocking.clone());
+        let threads = self.0.threads;
         let id = entry.id;
         #[expect(clippy::disallowed_methods, reason = "this is the owner of all tasks")]
         let handle = tokio::spawn(async move {
@@ -158,9 +182,13 @@ impl Tasks {
                 drop(permit);
                 done.map_err(|panic| entry.panicked(&*panic))
             };
-            tokio::task::spawn_blocking(run)
-                .await
-                .unwrap_or(Err(TaskEnd::Aborted))
+            match threads {
+                Threads::Own => tokio::task::spawn_blocking(run)
+                    .await
+                    .unwrap_or(Err(TaskEnd::Aborted)),
+                #[cfg(feature = "simulation")]
+                Threads::None => run(),
+            }
         });
         self.entered(id, handle)
     }

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, SimulatedOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 const PORT: u16 = 7800;
 
 async fn echo() -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = Runtime::simulated();
+    let runtime = Runtime::simulated(SimulatedOptions::default());
     let listener = runtime
         .listen(SocketAddr::from(([127, 1, 16, 1], PORT)))
         .await?;
@@ -36,7 +36,7 @@ fn history(seed: u64) -> Vec<(u64, u128)> {
         .build();
     sim.host("mesh", echo);
     sim.client("gateway", async move {
-        let runtime = Runtime::simulated();
+        let runtime = Runtime::simulated(SimulatedOptions::default());
         let mesh = SocketAddr::new(turmoil::lookup("mesh"), PORT);
         let mut stream = runtime.connect(mesh).await?;
         let begun = Instant::now();

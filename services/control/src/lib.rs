@@ -20,6 +20,14 @@ mod records;
 mod stored;
 mod streams;
 mod timeline;
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+mod trials;
 
 pub use app::{serve, serve_on};
 pub use config::Config;

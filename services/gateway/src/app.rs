@@ -219,7 +219,7 @@ impl Gateway {
             let (bound, addresses) = oneshot::channel();
             let (shared, config) = (Arc::clone(&self.shared), self.config.clone());
             let body = move || work(shared, config, index, [edge, peer], ring, bound);
-            let worker = atoll_proxy::start("gateway", index, body)?;
+            let worker = atoll_proxy::start(&self.runtime, "gateway", index, body)?;
             let died = |_| Error::Worker(atoll_proxy::WorkerError::Died(index));
             // The first one's port is everybody's, also where the system chose it.
             [edge, peer] = addresses.await.map_err(died)??;
