@@ -160,6 +160,8 @@ fn set_up() -> Result<()> {
     );
     let python = atoll_programs::python()?;
     println!("Python with psycopg: {}", python.program.display());
+    let etcd = atoll_programs::etcd()?;
+    println!("etcd {} in {}", etcd.version, etcd.etcd.display());
     Ok(())
 }
 

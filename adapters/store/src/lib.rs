@@ -1,20 +1,21 @@
-//! Where intent is remembered: a file (redb) for one control process, memory for tests and the
-//! simulator. Both keep the contract of [`atoll_workflow::Store`], shown by one suite of tests.
-//!
-//! A third backend belongs beside them: a variant of [`Backend`], a module, and one line in the
-//! suite.
+//! Where intent is remembered: etcd for several replicas of control, a file (redb) for one, memory
+//! for tests and the simulator. All keep the contract of [`atoll_workflow::Store`], shown by one
+//! suite of tests.
 
+mod etcd;
 mod memory;
 mod mirror;
 mod redb;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_runtime::Tasks;
+use atoll_runtime::Runtime;
 use atoll_workflow::Store;
 use serde::{Deserialize, Serialize};
 
+pub use etcd::Etcd;
 pub use memory::{Fault, Memory, Operation};
 pub use mirror::HISTORY_REVISIONS_MAX;
 pub use redb::{OpenError, Redb};
@@ -28,14 +29,20 @@ pub enum Backend {
         /// The file; made when it is not there, its directory too.
         path: PathBuf,
     },
+    /// Several nodes, for several processes.
+    Etcd {
+        /// Their client addresses, the nearest first.
+        endpoints: Vec<SocketAddr>,
+    },
     /// Nothing is kept. For tests.
     Memory {},
 }
 
 /// Opens the store.
-pub async fn open(backend: &Backend, tasks: &Tasks) -> Result<Arc<dyn Store>, OpenError> {
+pub async fn open(backend: &Backend, runtime: &Runtime) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match backend {
-        Backend::Redb { path } => Arc::new(Redb::open(path, tasks).await?),
+        Backend::Redb { path } => Arc::new(Redb::open(path, runtime.tasks()).await?),
+        Backend::Etcd { endpoints } => Arc::new(Etcd::new(runtime, endpoints)),
         Backend::Memory {} => Arc::new(Memory::new()),
     })
 }

@@ -6,11 +6,13 @@
     reason = "whoever waits for an installation is told what it is"
 )]
 
+mod etcd;
 mod install;
 mod postgres;
 mod python;
 mod user;
 
+pub use etcd::{Etcd, etcd};
 pub use postgres::{POSTGRES_VERSION_MIN, Postgres, postgres};
 pub use python::{Python, python};
 pub use user::{User, unprivileged_user};
