@@ -216,6 +216,8 @@ pub struct Member {
     durable: Durable,
     role: Role,
     prepared: Option<Term>,
+    /// The promise that this process made, until it is promoted for it.
+    made: Option<Term>,
     comparing: Option<Comparing>,
     /// The term whose settled history its log was found to fit.
     settled: Option<Term>,
@@ -273,6 +275,7 @@ impl Member {
             durable,
             role: Role::Down,
             prepared: None,
+            made: None,
             comparing: None,
             settled: None,
             weakened,
@@ -452,7 +455,9 @@ impl Member {
             Role::Primary { stage, .. } => *stage = Stage::Closed,
             Role::Down | Role::Rebuilding => {}
         }
-        self.prepared = Some(term);
+        // A recruit in any case; but a promise that was read from the disk, or used, makes no
+        // primary: a second promotion would take the timeline of a later term.
+        self.prepared = self.made.filter(|made| *made == term);
         outputs.push(Output::AnswerPrepared { term });
         outputs
     }
@@ -675,6 +680,7 @@ impl Member {
             return vec![Output::Deny(Refused::NotReady)];
         }
         self.prepared = None;
+        self.made = None;
         match &self.role {
             Role::Standby { .. } => {
                 self.role = Role::Primary {
@@ -777,6 +783,7 @@ impl Member {
     fn promise(&mut self, term: Term, upstream: Option<MemberId>) -> Vec<Output> {
         if self.durable.promise != term {
             self.prepared = None;
+            self.made = Some(term);
         }
         self.durable = Durable {
             promise: term,
