@@ -17,7 +17,7 @@ use crate::messages::{
 };
 
 /// What happens to a driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Begin.
     Start,
@@ -50,7 +50,7 @@ pub enum Input {
 }
 
 /// What the agent has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Call a member; the target's own member too.
     Call {
@@ -97,7 +97,7 @@ pub enum Output {
 }
 
 /// Which protections are switched off in a test build; see `member::Weakened`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Weakened {
     #[cfg(feature = "mutants")]
     /// Promotes itself though another recruit is ahead.
@@ -106,7 +106,7 @@ pub struct Weakened {
     /// Counts a member whose log cannot be read as a recruit.
     pub recruit_without_log: bool,
     #[cfg(feature = "mutants")]
-    /// Counts a `Keep` as a recruit.
+    /// Asks the others for a `Keep` only, and counts each as a recruit.
     pub keep_counts_as_recruit: bool,
 }
 
@@ -123,15 +123,13 @@ macro_rules! weakened {
     }};
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Step {
     Idle,
     /// Planned: waiting for `Demoted`.
     Demoting,
     /// Waiting for the target to replay the old primary's last position.
     CatchingUp,
-    /// Planned: waiting for the old primary's PostgreSQL to end.
-    Halting,
     /// Planned: the target cuts its own link.
     Sealing,
     /// Unplanned: collecting recruits.
@@ -150,7 +148,7 @@ enum Step {
 }
 
 /// One run of P3–P7 for one order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Driver {
     order: DriveOrder,
     step: Step,
@@ -241,7 +239,13 @@ impl Driver {
             (OpKind::Failover | OpKind::Switchover | OpKind::OwnerChange | OpKind::CallOff, _) => {
                 self.step = Step::Recruiting;
                 let mut outputs = vec![Output::Report(Progress::Recruiting)];
-                outputs.extend(self.to_all(|_| Call::Prepare { term }));
+                let target = self.order.target.clone();
+                let open = self.order.open.as_ref().map(|(open, _)| *open);
+                let gentle = open.filter(|_| weakened!(self, keep_counts_as_recruit));
+                outputs.extend(self.to_all(|to| match gentle {
+                    Some(open) if *to != target => Call::Keep { term, open },
+                    _ => Call::Prepare { term },
+                }));
                 outputs
             }
         }
@@ -253,7 +257,8 @@ impl Driver {
         }
         match answer {
             Answer::Demoted { end, history, .. } => self.demoted(&from, end.position, history),
-            Answer::Halted { .. } => self.halted(&from),
+            // It was asked to for its log's sake only.
+            Answer::Halted { .. } => vec![],
             Answer::Prepared {
                 volume, recruit, ..
             } => self.prepared(from, &volume, recruit),
@@ -325,13 +330,17 @@ impl Driver {
     fn replayed(&mut self) -> Vec<Output> {
         let term = self.order.term;
         match &self.step {
-            Step::CatchingUp => match &self.order.open {
-                Some((_, primary)) => {
-                    self.step = Step::Halting;
-                    vec![call(primary, Call::Halt { term })]
-                }
-                None => vec![],
-            },
+            Step::CatchingUp => {
+                self.step = Step::Sealing;
+                let target = self.order.target.clone();
+                // The old primary has promised the term, and nobody hears it any more. Its end
+                // only keeps its log from going beyond the fork, which a rewind would mend, so
+                // nobody waits for it.
+                let old = self.order.open.iter().map(|(_, primary)| primary);
+                old.map(|primary| call(primary, Call::Halt { term }))
+                    .chain([call(&target, Call::Prepare { term })])
+                    .collect()
+            }
             Step::Fetching { .. } => {
                 self.step = Step::Recruiting;
                 self.recruits.remove(&self.order.target);
@@ -339,20 +348,6 @@ impl Driver {
             }
             _ => vec![],
         }
-    }
-
-    fn halted(&mut self, from: &MemberId) -> Vec<Output> {
-        let old = self.order.open.as_ref().map(|(_, primary)| primary);
-        if self.step != Step::Halting || old != Some(from) {
-            return vec![];
-        }
-        self.step = Step::Sealing;
-        vec![call(
-            &self.order.target,
-            Call::Prepare {
-                term: self.order.term,
-            },
-        )]
     }
 
     fn prepared(&mut self, from: MemberId, volume: &str, recruit: Option<Recruit>) -> Vec<Output> {
@@ -534,7 +529,7 @@ impl Driver {
 
     fn refused(&mut self, from: &MemberId, why: &Refused) -> Vec<Output> {
         let critical = match &self.step {
-            Step::Demoting | Step::Halting => {
+            Step::Demoting => {
                 self.order
                     .open
                     .as_ref()
@@ -559,12 +554,6 @@ impl Driver {
         match self.step {
             Step::Demoting if old == Some(from) => {
                 self.give_up(format!("{from}, the old primary, cannot be reached"), None)
-            }
-            // Demoted, and everything of it replayed: whether it ends now or later is its own
-            // affair; its log may then need a rewind.
-            Step::Halting if old == Some(from) => {
-                let from = from.clone();
-                self.halted(&from)
             }
             _ => vec![],
         }

@@ -107,7 +107,10 @@ impl Acts {
                 self.copy.link(&upstream, term);
                 crate::rejoin::spawn(self, path);
             }
-            Output::Promote { term } => self.promote(term),
+            Output::Promote { term } => {
+                self.up.hold_below(term);
+                self.promote(term);
+            }
             Output::OpeningTransaction { term, grants: _ } => self.write_opening(term),
             Output::OpenPort { term } => {
                 self.port.valid_until(Instant::now() + ISOLATION_LIMIT);

@@ -18,6 +18,7 @@ use crate::control::ToControl;
 use crate::database::Database;
 use crate::driving::Driving;
 use crate::error::Error;
+use crate::leading::Cascade;
 use crate::link::{Down, Purpose, Up, listen_up};
 use crate::peers::Peers;
 use crate::port::Port;
@@ -96,6 +97,7 @@ pub async fn serve(
         group,
         member,
         database.clone(),
+        peers.clone(),
         asked,
     );
     let (group, member) = (config.group.clone(), config.member.clone());
@@ -108,10 +110,11 @@ pub async fn serve(
         beats.clone(),
     );
     beats.dial(&runtime, &peers);
-    leading::repeat_follow(&runtime, &config.group, &config.member, &peers, &actor);
+    let cascade = Cascade::default();
+    leading::repeat_follow(&runtime, &config, &peers, &actor, &cascade);
     leading::watch_isolation(&runtime, &actor, &beats, &port, usize::from(config.k));
     to_control(
-        &runtime, &config, &actor, seen, lag, beats, port, database, peers,
+        &runtime, &config, &actor, seen, lag, beats, port, database, peers, cascade,
     );
     show(&runtime, &config, &actor).await?;
     ready(&addresses);
@@ -132,6 +135,7 @@ fn to_control(
     port: Arc<Port>,
     database: Arc<Database>,
     peers: Arc<Peers>,
+    cascade: Cascade,
 ) {
     let (reports, outbox) = mpsc::channel(OUTBOX_MAX);
     let driving = Arc::new(Driving {
@@ -158,6 +162,7 @@ fn to_control(
         port,
         database,
         driving,
+        cascade,
         reports,
     });
     to_control.run(config, outbox);

@@ -18,6 +18,7 @@ use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
 use crate::database::Database;
 use crate::driving::Driving;
+use crate::leading::Cascade;
 use crate::orders;
 use crate::port::Port;
 use crate::view::Seen;
@@ -41,6 +42,7 @@ pub(crate) struct ToControl {
     pub(crate) port: Arc<Port>,
     pub(crate) database: Arc<Database>,
     pub(crate) driving: Arc<Driving>,
+    pub(crate) cascade: Cascade,
     /// Into the channel that `run` empties.
     pub(crate) reports: mpsc::Sender<ReportBody>,
 }
@@ -162,6 +164,15 @@ impl ToControl {
             Order::StandDown { group, term, op } => {
                 if group == self.group {
                     self.driving.stand_down(term, &op);
+                }
+            }
+            Order::Cascade {
+                group,
+                term,
+                through,
+            } => {
+                if group == self.group {
+                    self.cascade.order(term, through);
                 }
             }
             Order::ApplySchema { id, sql, shards } => {

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use atoll_ownership::Call;
 use atoll_runtime::Runtime;
 use atoll_streams::agent::MemberRole;
-use atoll_topology::{GroupId, MemberId, Term};
-use tokio::time::{Duration, Instant, sleep};
+use atoll_topology::{MemberId, Term};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::actor::{Command, Confirmed, Handle};
 use crate::beats::{Beats, ISOLATION_LIMIT};
 use crate::calls::call_member;
+use crate::config::Config;
 use crate::peers::Peers;
 use crate::port::Port;
 
@@ -22,18 +24,67 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the confirmations are looked at; answers to clients are checked one by one.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Repeats `Follow(term, us)` to every other member while we lead.
+/// A cascade that was ordered is undone after this: meanwhile the quorum hangs on the rest.
+const CASCADE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Before a planned switch: the members that the quorum can spare follow the coming primary, and
+/// so are there when it is promoted.
+#[derive(Clone, Default)]
+pub(crate) struct Cascade(watch::Sender<Option<Through>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Through {
+    term: Term,
+    member: MemberId,
+    until: Instant,
+}
+
+impl Cascade {
+    /// Begins, or begins anew; only whoever leads this term heeds it.
+    pub(crate) fn order(&self, term: Term, through: MemberId) {
+        self.0.send_replace(Some(Through {
+            term,
+            member: through,
+            until: Instant::now() + CASCADE_LIMIT,
+        }));
+    }
+}
+
+/// Whom `other` has to follow now: us, or the coming primary.
+fn upstream_of(
+    other: &MemberId,
+    config: &Config,
+    through: Option<&Through>,
+    term: Term,
+) -> MemberId {
+    let own = config.member.clone();
+    let Some(through) = through.filter(|through| through.term == term) else {
+        return own;
+    };
+    let coming = &through.member;
+    let spare = config.members.len().saturating_sub(1 + usize::from(config.k));
+    let rest = config.members.keys().filter(|id| **id != own && *id != coming);
+    let in_time = Instant::now() < through.until;
+    if in_time && config.members.contains_key(coming) && rest.take(spare).any(|id| id == other) {
+        coming.clone()
+    } else {
+        own
+    }
+}
+
+/// Repeats `Follow` to every other member while we lead.
 pub(crate) fn repeat_follow(
     runtime: &Runtime,
-    group: &GroupId,
-    member: &MemberId,
+    config: &Config,
     peers: &Arc<Peers>,
     actor: &Handle,
+    cascade: &Cascade,
 ) {
+    let config = Arc::new(config.clone());
     for other in peers.ids() {
-        let other = other.clone();
-        let (group, member) = (group.clone(), member.clone());
+        let (other, config) = (other.clone(), config.clone());
         let (peers, mut view) = (peers.clone(), actor.view.clone());
+        let mut cascade = cascade.0.subscribe();
         let shutdown = runtime.shutdown();
         let work = async move {
             loop {
@@ -43,17 +94,19 @@ pub(crate) fn repeat_follow(
                 };
                 let (term, history) = leading;
                 if let Some(term) = term {
-                    let upstream = member.clone();
+                    let through = cascade.borrow_and_update().clone();
                     let call = Call::Follow {
                         term,
-                        upstream,
+                        upstream: upstream_of(&other, &config, through.as_ref(), term),
                         history,
                         settled: true,
                     };
-                    let answer = call_member(&peers, &group, &member, &other, &call).await;
+                    let (group, member) = (&config.group, &config.member);
+                    let answer = call_member(&peers, group, member, &other, &call).await;
                     debug!(%other, ?answer, "follow");
                 }
-                sleep(FOLLOW_INTERVAL).await;
+                // An error: no more orders come.
+                drop(timeout(FOLLOW_INTERVAL, cascade.changed()).await);
             }
         };
         runtime.tasks().spawn("leading", async move {

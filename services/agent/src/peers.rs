@@ -1,10 +1,11 @@
-//! The other members: where they are, and a channel to each.
+//! The other members: where they are, a channel to each, and what they are known to have promised.
 
 use std::collections::BTreeMap;
 
 use atoll_runtime::Runtime;
 use atoll_streams::proto::agent::member_client::MemberClient;
-use atoll_topology::MemberId;
+use atoll_topology::{MemberId, Term};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::config::{Config, Peer};
@@ -12,6 +13,7 @@ use crate::config::{Config, Peer};
 /// The other members.
 pub(crate) struct Peers {
     peers: BTreeMap<MemberId, (Peer, MemberClient<Channel>)>,
+    promised: watch::Sender<BTreeMap<MemberId, Term>>,
 }
 
 impl Peers {
@@ -26,7 +28,8 @@ impl Peers {
                 (id.clone(), (*peer, client))
             })
             .collect();
-        Self { peers }
+        let promised = watch::Sender::default();
+        Self { peers, promised }
     }
 
     pub(crate) fn peer(&self, member: &MemberId) -> Option<Peer> {
@@ -35,6 +38,19 @@ impl Peers {
 
     pub(crate) fn client(&self, member: &MemberId) -> Option<MemberClient<Channel>> {
         self.peers.get(member).map(|(_, client)| client.clone())
+    }
+
+    /// A member has said that this promise of its is durable.
+    pub(crate) fn has_promised(&self, member: &MemberId, term: Term) {
+        self.promised.send_modify(|promised| {
+            let known = promised.entry(member.clone()).or_insert(term);
+            *known = known.newest(term);
+        });
+    }
+
+    /// What members are known to have promised, at least.
+    pub(crate) fn promised(&self) -> watch::Receiver<BTreeMap<MemberId, Term>> {
+        self.promised.subscribe()
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = &MemberId> {

@@ -174,6 +174,11 @@ mod tests {
                 term: Term::new(4),
                 op: "switch-1".into(),
             },
+            Order::Cascade {
+                group: group(),
+                term: Term::new(4),
+                through: member(2),
+            },
             Order::ApplySchema {
                 id: "s1".into(),
                 sql: "CREATE TABLE t ()".into(),

@@ -195,7 +195,7 @@ impl Down {
         };
         drop(held);
         info!(upstream = %target.upstream, purpose = ?self.purpose, "link up");
-        relay(local, remote, &target.cut, run).await;
+        relay(local, remote, &target.cut, run, None).await;
         info!(upstream = %target.upstream, purpose = ?self.purpose, "link down");
     }
 

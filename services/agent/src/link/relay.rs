@@ -1,6 +1,10 @@
 //! Carries bytes both ways until an end closes or the relay is cut.
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use std::collections::BTreeMap;
+use std::io;
+
+use atoll_topology::{MemberId, Term};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -38,17 +42,81 @@ impl Drop for Run {
     }
 }
 
-/// Relays until one end closes or `cut`; both sockets are closed before `run` ends.
-pub(crate) async fn relay<A, B>(mut a: A, mut b: B, cut: &CancellationToken, run: Run)
-where
+/// What is relayed in one piece.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// A standby's promise stands behind every byte of its link.
+pub(crate) struct Consent {
+    pub(crate) standby: MemberId,
+    /// The promise that it came with.
+    pub(crate) greeted: Term,
+    /// What members are known to have promised since.
+    pub(crate) promised: watch::Receiver<BTreeMap<MemberId, Term>>,
+    /// What is needed for anything to pass.
+    pub(crate) needed: watch::Receiver<Term>,
+}
+
+impl Consent {
+    /// Waits until it is there.
+    async fn given(&self) {
+        let (mut needed, mut promised) = (self.needed.clone(), self.promised.clone());
+        loop {
+            let since = promised.borrow_and_update().get(&self.standby).copied();
+            let known = since.map_or(self.greeted, |since| since.newest(self.greeted));
+            if !needed.borrow_and_update().supersedes(known) {
+                return;
+            }
+            // Both senders live as long as the agent.
+            tokio::select! {
+                _ = needed.changed() => {}
+                _ = promised.changed() => {}
+            }
+        }
+    }
+}
+
+/// Relays until one end closes or `cut`; each piece waits for the consent, where there is one. Both
+/// sockets are closed before `run` ends.
+pub(crate) async fn relay<A, B>(
+    a: A,
+    b: B,
+    cut: &CancellationToken,
+    run: Run,
+    consent: Option<&Consent>,
+) where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    let (from_a, to_a) = split(a);
+    let (from_b, to_b) = split(b);
+    let both = async {
+        tokio::select! {
+            // Whichever end closes or fails: the other end sees its connection close.
+            _ = carry(from_a, to_b, consent) => {}
+            _ = carry(from_b, to_a, consent) => {}
+        }
+    };
     tokio::select! {
-        // Whichever end fails: the other end sees its connection close.
-        _ = copy_bidirectional(&mut a, &mut b) => {}
+        () = both => {}
         () = cut.cancelled() => {}
     }
-    drop((a, b));
     drop(run);
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    consent: Option<&Consent>,
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let length = from.read(&mut piece).await?;
+        if length == 0 {
+            return to.flush().await;
+        }
+        if let Some(consent) = consent {
+            consent.given().await;
+        }
+        to.write_all(&piece[..length]).await?;
+    }
 }

@@ -1,19 +1,24 @@
 //! The end at an upstream: accepts standbys that the member's state machine accepts, and relays
 //! them to our PostgreSQL. One link a standby; a newer one takes the older one's place.
+//!
+//! A link outlives a raised promise where both ends go on with each other. So whoever is promoted
+//! first holds the links of those that are not known to have promised the same: a member carries
+//! the log of a term only under that term's promise.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_runtime::{Listener, Runtime, Stream};
-use atoll_topology::{GroupId, MemberId};
-use tokio::sync::{mpsc, oneshot};
+use atoll_topology::{GroupId, MemberId, Term};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::greeting::{Greeting, Use};
-use super::relay::{Run, Running, relay};
+use super::relay::{Consent, Run, Running, relay};
 use crate::database::Database;
+use crate::peers::Peers;
 
 /// A standby says who it is within this.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
@@ -28,12 +33,15 @@ pub(crate) struct LinkAsked {
 pub(crate) struct Permit {
     cut: CancellationToken,
     run: Run,
+    /// What a standby must have promised before anything passes.
+    needed: watch::Receiver<Term>,
 }
 
 /// All links of standbys to us.
 pub(crate) struct Up {
     links: Mutex<BTreeMap<(MemberId, u64), CancellationToken>>,
     running: Running,
+    needed: watch::Sender<Term>,
 }
 
 impl Up {
@@ -41,7 +49,14 @@ impl Up {
         Arc::new(Self {
             links: Mutex::default(),
             running: Running::new(),
+            needed: watch::Sender::new(Term::ZERO),
         })
+    }
+
+    /// Before a promotion: nothing passes to or from those who are not known to have promised
+    /// this, until they are.
+    pub(crate) fn hold_below(&self, term: Term) {
+        self.needed.send_replace(term);
     }
 
     /// Registers a link before its standby is told, so that a cut that follows cuts it.
@@ -67,6 +82,7 @@ impl Up {
         Permit {
             cut,
             run: self.running.begin(),
+            needed: self.needed.subscribe(),
         }
     }
 
@@ -99,6 +115,7 @@ pub(crate) fn listen(
     group: GroupId,
     member: MemberId,
     database: Arc<Database>,
+    peers: Arc<Peers>,
     asked: mpsc::Sender<LinkAsked>,
 ) {
     let (at, spawner) = (runtime.clone(), runtime.clone());
@@ -112,9 +129,10 @@ pub(crate) fn listen(
             match accepted {
                 Ok((stream, _)) => {
                     let (group, member) = (group.clone(), member.clone());
-                    let (database, asked) = (database.clone(), asked.clone());
+                    let (database, peers, asked) =
+                        (database.clone(), peers.clone(), asked.clone());
                     spawner.tasks().spawn("link-standby", async move {
-                        serve(stream, &group, &member, &database, &asked).await;
+                        serve(stream, &group, &member, &database, &peers, &asked).await;
                     });
                 }
                 Err(error) => warn!(%error, "a standby's connection was not accepted"),
@@ -129,6 +147,7 @@ async fn serve(
     group: &GroupId,
     member: &MemberId,
     database: &Database,
+    peers: &Peers,
     asked: &mpsc::Sender<LinkAsked>,
 ) {
     let Ok(Ok(greeting)) = timeout(GREETING_LIMIT, Greeting::hear(&mut stream)).await else {
@@ -139,11 +158,11 @@ async fn serve(
         return;
     }
     let (answer, permit) = oneshot::channel();
-    let (from, purpose) = (greeting.from.clone(), greeting.r#use);
+    let (from, purpose, greeted) = (greeting.from.clone(), greeting.r#use, greeting.term);
     if asked.send(LinkAsked { greeting, answer }).await.is_err() {
         return;
     }
-    let Ok(Some(Permit { cut, run })) = permit.await else {
+    let Ok(Some(Permit { cut, run, needed })) = permit.await else {
         debug!(%from, "link not accepted");
         return;
     };
@@ -164,7 +183,13 @@ async fn serve(
         () = cut.cancelled() => return,
     };
     info!(%from, ?purpose, "standby linked");
-    relay(stream, local, &cut, run).await;
+    let consent = Consent {
+        standby: from.clone(),
+        greeted,
+        promised: peers.promised(),
+        needed,
+    };
+    relay(stream, local, &cut, run, Some(&consent)).await;
     // Its entry goes with the next link.
     cut.cancel();
     info!(%from, ?purpose, "standby unlinked");

@@ -26,6 +26,8 @@ use crate::timeline::CONVERGED;
 pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 /// How long control waits for live data planes to use a new table; then their fence guards.
 pub(crate) const CONVERGENCE: Duration = Duration::from_millis(3_000);
+/// How long a planned switch waits for the spare members to follow its target ahead of P2.
+const CASCADED: Duration = Duration::from_millis(500);
 /// An op's time, from P1.
 pub(crate) const OP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be done, before everything is looked at again.
@@ -129,6 +131,7 @@ async fn carry(
     let group = &record.group;
     let planned = matches!(op.kind, OpKind::Switchover | OpKind::OwnerChange);
     if planned && !driving(control, op) {
+        cascade(control, record, op).await;
         hold(control, record).await?;
     } else {
         control
@@ -237,6 +240,32 @@ pub(crate) async fn published_again(
 /// Whether the driver is already past the point where anything could be drained.
 fn driving(control: &Control, op: &Op) -> bool {
     control.agents.progress(&op.target, &op.id()).is_some()
+}
+
+/// Ahead of P2, where the primary moves: the members that the quorum can spare follow the target
+/// already, so that users need not wait for that. Nothing else depends on it.
+async fn cascade(control: &Control, record: &GroupRecord, op: &Op) {
+    let spare = record.members.len().saturating_sub(1 + usize::from(record.k));
+    let Some(open) = &record.open else { return };
+    if op.kind != OpKind::Switchover || spare == 0 {
+        return;
+    }
+    let order = Order::Cascade {
+        group: record.group.clone(),
+        term: open.term,
+        through: op.target.clone(),
+    };
+    if !control.agents.order(&open.primary, order) {
+        return;
+    }
+    let followed = control.agents.until(|agents| {
+        let members = record.members.iter().filter_map(|m| agents.member(&m.id));
+        let follow = members.filter(|seen| seen.status.upstream.as_ref() == Some(&op.target));
+        (follow.count() >= spare).then_some(())
+    });
+    if tokio::time::timeout(CASCADED, followed).await.is_ok() {
+        control.timeline.mark(op, &record.group, "cascaded");
+    }
 }
 
 /// P2: gateways hold, their requests in flight end; then the routers' gates close.

@@ -29,6 +29,16 @@ pub enum Order {
         /// The execution.
         op: String,
     },
+    /// To a leader: the members that its quorum can spare follow `through` for a moment, so that
+    /// they are there when it is promoted. Undone by itself.
+    Cascade {
+        /// The group.
+        group: GroupId,
+        /// The term that is led.
+        term: Term,
+        /// The coming primary.
+        through: MemberId,
+    },
     /// Run this in each shard's schema.
     ApplySchema {
         /// The same id again is the same order.
@@ -79,6 +89,15 @@ impl From<&Order> for wire::AgentOrder {
                 term: term.get(),
                 op: op.clone(),
             }),
+            Order::Cascade {
+                group,
+                term,
+                through,
+            } => Wire::Cascade(wire::Cascade {
+                group: group.to_string(),
+                term: term.get(),
+                through: through.to_string(),
+            }),
             Order::ApplySchema { id, sql, shards } => Wire::ApplySchema(wire::ApplySchema {
                 id: id.clone(),
                 sql: sql.clone(),
@@ -115,6 +134,11 @@ impl TryFrom<wire::AgentOrder> for Order {
                 group: place.id(&order.group)?,
                 term: Term::new(order.term),
                 op: order.op,
+            },
+            Wire::Cascade(order) => Self::Cascade {
+                group: place.id(&order.group)?,
+                term: Term::new(order.term),
+                through: place.id(&order.through)?,
             },
             Wire::ApplySchema(order) => Self::ApplySchema {
                 shards: read_shards(place, &order.shards)?,
