@@ -1,5 +1,6 @@
 //! What the member's outputs mean on this machine, one act each.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use atoll_ownership::member::{Member, Output};
@@ -190,17 +191,24 @@ impl Acts {
         true
     }
 
-    /// The streaming receiver is gone, what it wrote is flushed, and all of it is replayed: a
-    /// receiver connects anew only when its PostgreSQL has nothing left to replay.
+    /// The streaming receiver is gone, what it wrote is flushed, and all of it is replayed. Where
+    /// the log ends within a record the two ends never meet; but a receiver connects anew only
+    /// when its PostgreSQL has nothing left to replay.
     async fn receiver_gone(&self) -> Result<(), Error> {
         let limit_ms = RECEIVER_GONE_LIMIT.as_millis();
         let gone = async {
-            self.down.receiver_held().await;
+            let mut held = pin!(self.down.receiver_held());
+            let mut tried_anew = false;
             loop {
-                if self.database.log().await?.receiver.is_none() {
+                let log = self.database.log().await?;
+                let replayed = tried_anew || log.received == Some(log.end);
+                if log.receiver.is_none() && replayed {
                     return Ok(());
                 }
-                sleep(LOOK).await;
+                tokio::select! {
+                    () = &mut held, if !tried_anew => tried_anew = true,
+                    () = sleep(LOOK) => {}
+                }
             }
         };
         let too_long = Error::TooLong {

@@ -29,7 +29,7 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Its directory: promise, PostgreSQL's data, sockets.
     pub data: PathBuf,
-    /// Controls, in the order of preference.
+    /// All replicas of control; each is dialed.
     pub control: Vec<SocketAddr>,
     /// All members of the group, this one included.
     pub members: BTreeMap<MemberId, Peer>,

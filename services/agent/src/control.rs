@@ -1,5 +1,6 @@
-//! The stream to control: orders come down, reports go up. Without control the member goes on as
-//! it is; the stream is opened again for ever.
+//! The streams to control, one to each replica: orders come down, reports go up. Any replica may
+//! order, and all of them hear everything. Without control the member goes on as it is; each stream
+//! is opened again for ever.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use atoll_streams::agent::{AgentReport, MemberStatus, Order, ReportBody};
 use atoll_streams::proto::agent as wire;
 use atoll_streams::proto::agent::control_client::ControlClient;
 use atoll_topology::{GroupId, MemberId, ProcessId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
@@ -23,11 +24,13 @@ use crate::orders;
 use crate::port::Port;
 use crate::view::Seen;
 
-/// Before the next control is tried.
+/// Before a replica that was lost is dialed again.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Reports that wait for a slow stream.
 const REPORTS_WAITING_MAX: usize = 16;
+/// Reports that wait for the slowest replica; beyond it, that one misses the oldest.
+const OUTBOX_WAITING_MAX: usize = 64;
 
 /// Everything that a report is made of and an order acts upon.
 pub(crate) struct ToControl {
@@ -48,21 +51,33 @@ pub(crate) struct ToControl {
 }
 
 impl ToControl {
-    /// Dials until shutdown.
+    /// Dials every replica until shutdown.
     pub(crate) fn run(self: Arc<Self>, config: &Config, outbox: mpsc::Receiver<ReportBody>) {
-        let (controls, shutdown) = (config.control.clone(), self.runtime.shutdown());
-        let this = self.clone();
-        let work = async move {
-            let mut outbox = outbox;
-            loop {
-                for at in &controls {
-                    let client = ControlClient::new(this.runtime.grpc_channel(*at));
-                    this.connected(client, &mut outbox).await;
+        let (all, _) = broadcast::channel(OUTBOX_WAITING_MAX);
+        for at in config.control.clone() {
+            let (this, mut reports) = (self.clone(), all.subscribe());
+            self.until_shutdown(format!("to-control {at}"), async move {
+                loop {
+                    let client = ControlClient::new(this.runtime.grpc_channel(at));
+                    this.connected(client, &mut reports).await;
                     sleep(AGAIN).await;
+                    // What was missed meanwhile is told by the first reports of the next stream.
+                    reports = reports.resubscribe();
                 }
+            });
+        }
+        let mut outbox = outbox;
+        self.until_shutdown("reports".to_owned(), async move {
+            while let Some(report) = outbox.recv().await {
+                // Nobody may be there to hear it.
+                drop(all.send(report));
             }
-        };
-        self.runtime.tasks().spawn("to-control", async move {
+        });
+    }
+
+    fn until_shutdown(&self, name: String, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.runtime.shutdown();
+        self.runtime.tasks().spawn(name, async move {
             tokio::select! {
                 () = work => {}
                 () = shutdown.requested() => {}
@@ -74,7 +89,7 @@ impl ToControl {
     async fn connected(
         &self,
         mut client: ControlClient<tonic::transport::Channel>,
-        outbox: &mut mpsc::Receiver<ReportBody>,
+        outbox: &mut broadcast::Receiver<ReportBody>,
     ) {
         let (sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
         if sender.try_send(self.report(self.status())).is_err() {
@@ -110,7 +125,12 @@ impl ToControl {
                         return;
                     }
                 },
-                body = outbox.recv() => next = body,
+                body = outbox.recv() => match body {
+                    Ok(body) => next = Some(body),
+                    // It was slow: the last step of the op is what counts.
+                    Err(broadcast::error::RecvError::Lagged(_)) => next = self.driving.last(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
                 changed = view.changed() => {
                     if changed.is_err() {
                         return;

@@ -10,7 +10,7 @@ use atoll_runtime::{Runtime, ScopedTask};
 use atoll_streams::agent::ReportBody;
 use atoll_topology::{GroupId, Lsn, MemberId, Term};
 use tokio::sync::mpsc;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::actor::{Command, Handle};
@@ -27,6 +27,9 @@ const CALL_AGAIN: Duration = Duration::from_millis(50);
 
 /// PostgreSQL does not announce what it has replayed.
 const REPLAY_POLL: Duration = Duration::from_millis(1);
+
+/// From a member's answer to its published view: the rest of one step.
+const PUBLISHED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Answers that wait for the driver.
 const EVENTS_WAITING_MAX: usize = 64;
@@ -65,7 +68,10 @@ impl Driving {
                 self.report(&run.order, run.last.clone());
                 return;
             }
-            if run.order.term.supersedes(order.term) {
+            // A replica of control that is behind may order an op that is over; within a term the
+            // later op has the greater number.
+            let earlier = number(&order.op) < number(&run.order.op);
+            if run.order.term.supersedes(order.term) || run.order.term == order.term && earlier {
                 return;
             }
         }
@@ -268,7 +274,13 @@ impl Driving {
         grants: Vec<Grant>,
         row: Option<TermRow>,
     ) -> Result<(), String> {
-        let view = self.actor.view.borrow().clone();
+        // Our own promise is answered a moment before it is published.
+        let mut views = self.actor.view.clone();
+        let published = views.wait_for(|view| !term.supersedes(view.promise));
+        let view = match timeout(PUBLISHED_LIMIT, published).await {
+            Ok(Ok(view)) => view.clone(),
+            _ => return Err(Refused::NotReady.to_string()),
+        };
         let open = if row.is_some() {
             view.led.is_some()
         } else {
@@ -327,6 +339,11 @@ impl Driving {
             row: history.last().cloned(),
         })
     }
+}
+
+/// The op's number within its group: `<execution>#<number>`.
+fn number(op: &str) -> Option<u64> {
+    op.rsplit_once('#')?.1.parse().ok()
 }
 
 impl Run {

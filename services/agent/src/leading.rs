@@ -62,8 +62,14 @@ fn upstream_of(
         return own;
     };
     let coming = &through.member;
-    let spare = config.members.len().saturating_sub(1 + usize::from(config.k));
-    let rest = config.members.keys().filter(|id| **id != own && *id != coming);
+    let spare = config
+        .members
+        .len()
+        .saturating_sub(1 + usize::from(config.k));
+    let rest = config
+        .members
+        .keys()
+        .filter(|id| **id != own && *id != coming);
     let in_time = Instant::now() < through.until;
     if in_time && config.members.contains_key(coming) && rest.take(spare).any(|id| id == other) {
         coming.clone()

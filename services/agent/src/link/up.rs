@@ -129,8 +129,7 @@ pub(crate) fn listen(
             match accepted {
                 Ok((stream, _)) => {
                     let (group, member) = (group.clone(), member.clone());
-                    let (database, peers, asked) =
-                        (database.clone(), peers.clone(), asked.clone());
+                    let (database, peers, asked) = (database.clone(), peers.clone(), asked.clone());
                     spawner.tasks().spawn("link-standby", async move {
                         serve(stream, &group, &member, &database, &peers, &asked).await;
                     });
