@@ -83,7 +83,13 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
         )
         .await?;
     let work = async {
-        lock_tables(session, &change.moves).await?;
+        match &change.row {
+            None => lock_tables(session, &change.moves).await?,
+            Some(_) => {
+                let changing = changing_hands(session, &change.moves).await?;
+                lock_tables(session, &changing).await?;
+            }
+        }
         if let Some(mut row) = change.row.clone() {
             let (timeline, fork) = timeline_of_primary(session, layout).await?;
             row.timeline = timeline;
@@ -102,10 +108,38 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
     }
 }
 
+/// A call-off gives shards back to cells that, by the log, still have them: nobody's transaction
+/// is in the way there, least of all the one for which the switch is called off. Only what the log
+/// gave to another cell meanwhile has to be drained.
+async fn changing_hands(session: &Session, moves: &[Grant]) -> Result<Vec<Grant>, Error> {
+    let shards: Vec<String> = moves.iter().map(|m| m.shard.to_string()).collect();
+    if shards.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT shard, cell FROM atoll.shard_owner WHERE shard IN ({}) ORDER BY shard FOR UPDATE",
+        shards.join(", ")
+    );
+    let owners: BTreeSet<(String, String)> = session
+        .rows("lock the shards' rows", &sql)
+        .await?
+        .into_iter()
+        .filter_map(|row| {
+            let mut values = row.into_iter();
+            Some((values.next()??, values.next()??))
+        })
+        .collect();
+    let stays = |m: &&Grant| owners.contains(&(m.shard.to_string(), m.cell.to_string()));
+    Ok(moves.iter().filter(|m| !stays(m)).cloned().collect())
+}
+
 /// Writers wait, readers go on; in the order of oids, so that two changes cannot deadlock.
 async fn lock_tables(session: &Session, moves: &[Grant]) -> Result<(), Error> {
     let schemas: BTreeSet<String> = moves.iter().map(|m| literal(&m.shard.schema())).collect();
     let schemas: Vec<String> = schemas.into_iter().collect();
+    if schemas.is_empty() {
+        return Ok(());
+    }
     let sql = format!(
         "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p') AND n.nspname IN ({}) ORDER BY c.oid",

@@ -19,11 +19,15 @@ async fn the_driver_dies_after(step: &str) -> Result<()> {
     group.control.forget(&group.member(1));
     group.agents[1].start_with(json!({ "fail_after": step }))?;
     group.until_connected(1).await?;
-    let order = group.begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)?;
+    let order = group
+        .begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)
+        .await?;
     group.drive(&order).await?;
     group.agents[1].ended().await?;
     group.control.forget(&group.member(1));
-    let order = group.begin(OpKind::Failover, 2, &[], Some(order.term))?;
+    let order = group
+        .begin(OpKind::Failover, 2, &[], Some(order.term))
+        .await?;
     group.finish_op(&order).await?;
     group.point(&writers, "b");
     writers.progress(100, WRITES_LIMIT).await?;
@@ -67,12 +71,14 @@ async fn of_two_drivers_the_one_with_the_newer_term_wins() -> Result<()> {
     group.members_are_joined().await?;
     let writers = group.writers(8);
     writers.progress(100, WRITES_LIMIT).await?;
-    let first = group.begin(OpKind::Failover, 1, &[], None)?;
-    let second = group.begin(OpKind::Failover, 2, &[], Some(first.term))?;
+    let first = group.begin(OpKind::Failover, 1, &[], None).await?;
+    let second = group
+        .begin(OpKind::Failover, 2, &[], Some(first.term))
+        .await?;
     group.drive(&first).await?;
     group.drive(&second).await?;
     group.until_open(&second).await?;
-    group.finish(&second)?;
+    group.finish(&second).await?;
     group.point(&writers, "a");
     writers.progress(100, WRITES_LIMIT).await?;
     let tally = writers.stop().await;
@@ -93,13 +99,13 @@ async fn a_member_that_dies_between_its_promise_and_its_answer_keeps_the_promise
     group.agents[2].start_with(json!({ "fail_after": "promise" }))?;
     group.until_connected(2).await?;
     group.agents[0].kill_postmaster()?;
-    let order = group.begin(OpKind::Failover, 1, &[], None)?;
+    let order = group.begin(OpKind::Failover, 1, &[], None).await?;
     group.drive(&order).await?;
     group.agents[2].ended().await?;
     group.control.forget(&group.member(2));
     group.agents[2].start()?;
     group.until_open(&order).await?;
-    group.finish(&order)?;
+    group.finish(&order).await?;
     group.point(&writers, "a");
     writers.progress(100, WRITES_LIMIT).await?;
     let tally = writers.stop().await;

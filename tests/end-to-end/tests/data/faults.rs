@@ -14,7 +14,7 @@ use crate::WRITES_LIMIT;
 async fn fail_over(group: &mut Group, target: usize, writers: Writers) -> Result<()> {
     let started = Instant::now();
     let over = group.record.op.as_ref().map(|op| op.term);
-    let order = group.begin(OpKind::Failover, target, &[], over)?;
+    let order = group.begin(OpKind::Failover, target, &[], over).await?;
     group.finish_op(&order).await?;
     println!("failover, order to open: {:?}", started.elapsed());
     group.point(&writers, "a");
@@ -51,14 +51,7 @@ async fn a_killed_agent_takes_its_postgres_along_and_comes_back() -> Result<()> 
     group.agents[0].kill()?;
     group.control.forget(&group.member(0));
     fail_over(&mut group, 2, writers).await?;
-    let started = Instant::now();
-    while !group.agents[0].postgres().is_empty() {
-        ensure!(
-            started.elapsed() < Duration::from_secs(10),
-            "PostgreSQL outlived its agent"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    group.agents[0].postgres_gone().await?;
     group.agents[0].start()?;
     group.members_are_equal().await?;
     Ok(())
@@ -113,10 +106,8 @@ async fn a_group_whose_members_all_died_starts_again_with_everything() -> Result
 async fn a_primary_that_nobody_hears_serves_nobody_and_serves_again_when_heard() -> Result<()> {
     let group = Group::born(GroupOptions::default()).await?;
     group.members_are_joined().await?;
-    for other in [1, 2] {
-        group.cut(other, 0)?;
-        group.cut(0, other)?;
-    }
+    group.part(0, 1).await?;
+    group.part(0, 2).await?;
     let isolated = group
         .until_role(0, |role| role == MemberRole::Isolated)
         .await?;
@@ -146,4 +137,33 @@ async fn a_standby_that_is_down_does_not_hold_up_a_failover() -> Result<()> {
     group.agents[2].start()?;
     group.members_are_equal().await?;
     Ok(())
+}
+
+/// One-way loss between the primary and its standbys: it serves nobody any more, a successor
+/// takes over, and the old one is brought in line when it is heard again.
+async fn one_way(cuts: [(usize, usize); 2]) -> Result<()> {
+    let mut group = Group::born(GroupOptions::default()).await?;
+    group.members_are_joined().await?;
+    let writers = group.writers(8);
+    writers.progress(50, WRITES_LIMIT).await?;
+    for (from, to) in cuts {
+        group.cut(from, to).await?;
+    }
+    group
+        .until_role(0, |role| role == MemberRole::Isolated)
+        .await?;
+    fail_over(&mut group, 1, writers).await?;
+    group.heal()?;
+    group.members_are_equal().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_hears_its_standbys_and_reaches_none_is_succeeded() -> Result<()> {
+    one_way([(0, 1), (0, 2)]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_reaches_its_standbys_and_hears_none_is_succeeded() -> Result<()> {
+    one_way([(1, 0), (2, 0)]).await
 }

@@ -6,9 +6,14 @@
     reason = "figures, for whoever runs with --nocapture"
 )]
 
+mod call_off;
 mod controls;
+mod disks;
 mod drivers;
 mod faults;
+mod privileges;
+mod promotions;
+mod records;
 mod switches;
 
 use std::time::Duration;

@@ -13,7 +13,9 @@ async fn a_planned_switchover_under_writers_loses_nothing_and_the_old_primary_fo
     let mut group = Group::born(GroupOptions::default()).await?;
     let writers = group.writers(8);
     writers.progress(100, WRITES_LIMIT).await?;
-    let order = group.begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)?;
+    let order = group
+        .begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)
+        .await?;
     let started = Instant::now();
     group.finish_op(&order).await?;
     println!("switchover, P3 to P7: {:?}", started.elapsed());
@@ -66,7 +68,9 @@ async fn an_owner_change_in_place_passes_an_idle_transaction_and_leaves_the_othe
     idle.batch_execute("BEGIN; INSERT INTO s00000.t (id) VALUES (7)")
         .await?;
     let other = group.client(0, "cell_a").await?;
-    let order = group.begin(OpKind::OwnerChange, 0, &[(0, 0, "b")], None)?;
+    let order = group
+        .begin(OpKind::OwnerChange, 0, &[(0, 0, "b")], None)
+        .await?;
     let started = Instant::now();
     group.finish_op(&order).await?;
     println!("owner change: {:?}", started.elapsed());
@@ -103,7 +107,9 @@ async fn nothing_that_a_client_sends_is_executed_before_the_port_is_open() -> Re
             .await
             .is_err()
     );
-    let order = group.begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)?;
+    let order = group
+        .begin(OpKind::Switchover, 1, &[(0, 1, "b")], None)
+        .await?;
     group.finish_op(&order).await?;
     assert!(matches!(
         group.control.progress(&order.op),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use atoll_ownership::Progress;
-use atoll_runtime::{Listener, Runtime};
+use atoll_runtime::{Listener, Runtime, ScopedTask};
 use atoll_streams::agent::{
     AgentReport, MemberStatus, Order, ReportBody, RowsHashed, SchemaApplied,
 };
@@ -42,6 +42,8 @@ pub struct ControlStub {
     volumes: Arc<BTreeMap<MemberId, String>>,
     heard: Arc<Mutex<Heard>>,
     changed: watch::Sender<u64>,
+    stopping: watch::Sender<bool>,
+    serving: Arc<Mutex<Option<ScopedTask<()>>>>,
 }
 
 impl ControlStub {
@@ -58,18 +60,38 @@ impl ControlStub {
             volumes: Arc::new(volumes),
             heard: Arc::default(),
             changed: watch::Sender::new(0),
+            stopping: watch::Sender::new(false),
+            serving: Arc::default(),
         };
-        let (service, shutdown) = (stub.clone(), runtime.shutdown());
-        runtime.tasks().spawn("control-stub", async move {
-            let served = tonic::transport::Server::builder()
+        let (service, mut stopping) = (stub.clone(), stub.stopping.subscribe());
+        let serving = runtime.tasks().spawn("control-stub", async move {
+            let stopped = async move {
+                stopping.wait_for(|stop| *stop).await.ok();
+            };
+            tonic::transport::Server::builder()
                 .add_service(ControlServer::new(service))
-                .serve_with_incoming(listener.incoming());
-            tokio::select! {
-                _ = served => {}
-                () = shutdown.requested() => {}
-            }
+                .serve_with_incoming_shutdown(listener.incoming(), stopped)
+                .await
+                .ok();
         });
+        *stub.serving.lock().expect("no panic") = Some(serving.scoped());
         stub
+    }
+
+    /// Ends it: every agent's stream breaks, and nobody listens any more.
+    pub async fn stop(&self) {
+        self.stopping.send_replace(true);
+        self.heard.lock().expect("no panic").orders.clear();
+        let serving = self.serving.lock().expect("no panic").take();
+        if let Some(mut serving) = serving {
+            serving.join().await.ok();
+        }
+    }
+
+    /// Another one for the same group, which has heard nothing yet.
+    pub(crate) fn successor(&self, listener: Listener) -> Self {
+        let (group, volumes) = (self.group.clone(), (*self.volumes).clone());
+        Self::serve(&self.runtime, listener, group, volumes)
     }
 
     /// What a member last said about itself.
@@ -249,14 +271,20 @@ impl Control for ControlStub {
             .orders
             .insert(member, sender);
         self.note(first);
-        let stub = self.clone();
+        let (stub, mut stopping) = (self.clone(), self.stopping.subscribe());
         self.runtime
             .tasks()
             .spawn("control-stub-reports", async move {
-                while let Ok(Some(message)) = reports.message().await {
-                    if let Ok(report) = AgentReport::try_from(message) {
-                        stub.note(report);
+                let hear = async {
+                    while let Ok(Some(message)) = reports.message().await {
+                        if let Ok(report) = AgentReport::try_from(message) {
+                            stub.note(report);
+                        }
                     }
+                };
+                tokio::select! {
+                    () = hear => {}
+                    _ = stopping.wait_for(|stop| *stop) => {}
                 }
             });
         let orders = ReceiverStream::new(orders).map(|order| Ok(wire::AgentOrder::from(&order)));

@@ -1,7 +1,6 @@
 //! One data group: three agents in three regions with a delay between them, and the record.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,23 +9,25 @@ use anyhow::{Context, Result, bail, ensure};
 use atoll_ownership::record::{Begin, GroupRecord, Move, Opened};
 use atoll_ownership::{Admitted, DriveOrder, OpKind, Progress};
 use atoll_runtime::{LinkRule, LinksFile, Listener, RealOptions, Runtime};
-use atoll_streams::agent::{MemberRole, MemberStatus, Order, TableHash};
+use atoll_streams::agent::{MemberRole, MemberStatus, Order};
 use atoll_topology::{CellId, GroupId, MemberId, ShardId, Term};
-use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
 use super::control::{ControlStub, address};
+use super::ground::Ground;
 use super::processes::AgentProcess;
-use super::writers::{Tally, Writers};
+use super::record::Recorded;
+use super::setup::{agent, claim_world, passable};
+use super::writers::Writers;
 
 /// An op on this machine, however busy it is.
 const OP_LIMIT: Duration = Duration::from_secs(30);
 
-/// A re-join by clone, and PostgreSQL's start.
-const JOIN_LIMIT: Duration = Duration::from_secs(60);
+/// Two beats, and the time that a change of the links takes.
+const UNHEARD_MS: u64 = 500;
 
-/// Worlds that tests may use; `atoll dev` counts from 1.
-const WORLDS: std::ops::Range<u8> = 150..250;
+/// A re-join by clone, and PostgreSQL's start.
+pub(super) const JOIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a group is made of.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct GroupOptions {
     pub k: u8,
     /// What the agents' configurations say as their k; another one is a fault that is planted.
     pub agents_k: Option<u8>,
+    /// What each agent stands on.
+    pub grounds: [Ground; 3],
 }
 
 impl Default for GroupOptions {
@@ -45,6 +48,7 @@ impl Default for GroupOptions {
             delay_ms: 15.0,
             k: 1,
             agents_k: None,
+            grounds: [Ground::Plain; 3],
         }
     }
 }
@@ -57,8 +61,13 @@ pub struct Group {
     pub agents: Vec<AgentProcess>,
     /// Control's end of their streams.
     pub control: ControlStub,
-    /// What control would have in its store.
+    /// The record as the present control knows it.
     pub record: GroupRecord,
+    /// The record as the next one will find it.
+    pub recorded: Recorded,
+    world: u8,
+    /// Whoever listens there has the world.
+    _claim: Listener,
     delay_ms: f64,
     links: PathBuf,
     cuts: Mutex<Vec<(usize, usize)>>,
@@ -79,7 +88,7 @@ impl Group {
     pub async fn born(options: GroupOptions) -> Result<Self> {
         let mut group = Self::admitted(&options).await?;
         let moves = [(0, 1, "a")];
-        let begin = group.begin(OpKind::Failover, 0, &moves, None)?;
+        let begin = group.begin(OpKind::Failover, 0, &moves, None).await?;
         group.finish_op(&begin).await?;
         let sql = "CREATE TABLE t (id bigint PRIMARY KEY)";
         let applied = group
@@ -96,11 +105,11 @@ impl Group {
     /// Starts three agents and admits them.
     pub async fn admitted(options: &GroupOptions) -> Result<Self> {
         let runtime = Runtime::real(RealOptions::default());
-        let (world, listener) = claim_world(&runtime).await?;
+        let (world, claim, listener) = claim_world(&runtime).await?;
         let folder = tempfile::Builder::new()
             .prefix("atoll-data-")
             .tempdir_in("/var/tmp")?;
-        atoll_world_mode(folder.path())?;
+        passable(folder.path())?;
         let links = folder.path().join("links.json");
         let id = GroupId::parse("g")?;
         let names: Vec<MemberId> = (1..=3)
@@ -128,11 +137,16 @@ impl Group {
             .collect();
         let owners = (0..2).map(|shard| (ShardId(shard), cell("a")));
         let record = GroupRecord::birth(id, admitted, options.k, owners);
+        let recorded = Recorded::default();
+        recorded.write(None, &record).await?;
         let mut group = Self {
             runtime,
             agents,
             control,
             record,
+            recorded,
+            world,
+            _claim: claim,
             delay_ms: options.delay_ms,
             links,
             cuts: Mutex::default(),
@@ -164,8 +178,27 @@ impl Group {
             .expect("a member")
     }
 
+    /// Control ends: its streams break, and what it knew is gone.
+    pub async fn control_dies(&mut self) {
+        self.control.stop().await;
+    }
+
+    /// Another control comes, and has nothing but the record.
+    pub async fn another_control(&mut self) -> Result<()> {
+        self.control_dies().await;
+        let listener = self.runtime.listen(address(self.world)).await?;
+        (self.record, _) = self.recorded.read().await?;
+        self.control = self.control.successor(listener);
+        Ok(())
+    }
+
+    /// The order of the op that the record says is running.
+    pub fn running(&self) -> Result<DriveOrder> {
+        self.record.drive_order().context("no op is running")
+    }
+
     /// Begins an op in the record: P1. `moves`: first shard, last shard, to which cell.
-    pub fn begin(
+    pub async fn begin(
         &mut self,
         kind: OpKind,
         target: usize,
@@ -190,8 +223,10 @@ impl Group {
             deadline_ms: 0,
             automatic: false,
         };
-        self.record = self.record.begin(&begin)?;
-        self.record.drive_order().context("no op")
+        let begun = self.record.begin(&begin)?;
+        self.recorded.write(Some(&self.record), &begun).await?;
+        self.record = begun;
+        self.running()
     }
 
     /// Sends the order to its target: P3 begins.
@@ -221,20 +256,36 @@ impl Group {
         }
     }
 
+    /// Waits until the driver says something of which `fact` makes something.
+    pub async fn until_step<T>(
+        &self,
+        order: &DriveOrder,
+        what: &str,
+        mut fact: impl FnMut(Progress) -> Option<T>,
+    ) -> Result<T> {
+        let op = order.op.clone();
+        let found = self.control.until(OP_LIMIT, what, |control| {
+            control.progress(&op).and_then(&mut fact)
+        });
+        found.await.map_err(|error| error.context(self.logs()))
+    }
+
     /// P3 to P8.
     pub async fn finish_op(&mut self, order: &DriveOrder) -> Result<()> {
         self.drive(order).await?;
         self.until_open(order).await?;
-        self.finish(order)
+        self.finish(order).await
     }
 
     /// P8.
-    pub fn finish(&mut self, order: &DriveOrder) -> Result<()> {
+    pub async fn finish(&mut self, order: &DriveOrder) -> Result<()> {
         let opened = Opened {
             op: order.op.clone(),
             primary: order.target.clone(),
         };
-        self.record = self.record.finish(&opened)?;
+        let finished = self.record.finish(&opened)?;
+        self.recorded.write(Some(&self.record), &finished).await?;
+        self.record = finished;
         Ok(())
     }
 
@@ -245,7 +296,7 @@ impl Group {
         target: usize,
         moves: &[(u16, u16, &str)],
     ) -> Result<()> {
-        let order = self.begin(kind, target, moves, None)?;
+        let order = self.begin(kind, target, moves, None).await?;
         self.finish_op(&order).await
     }
 
@@ -275,58 +326,6 @@ impl Group {
         found.await.map_err(|error| error.context(self.logs()))
     }
 
-    /// (term, timeline) of each term row, as a member has them.
-    pub async fn term_rows(&self, at: usize) -> Result<Vec<(i64, i64)>> {
-        let client = self.client(at, "cell_a").await?;
-        let sql = "SELECT term, timeline FROM atoll.term ORDER BY term";
-        let rows = client.query(sql, &[]).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
-    /// Waits until all members follow the primary, then compares every row.
-    pub async fn members_are_equal(&self) -> Result<Vec<TableHash>> {
-        self.members_are_joined().await?;
-        let primary = self.primary();
-        let term = self.record.open_term();
-        let id = format!("hash-{term}-{}", self.runtime.wall_clock().0);
-        let leader = self
-            .control
-            .hash(&self.member(primary), &id, atoll_topology::Lsn(0))
-            .await?;
-        ensure!(leader.error.is_none(), "{leader:?}");
-        for at in (0..3).filter(|at| *at != primary) {
-            let hashed = self.control.hash(&self.member(at), &id, leader.lsn).await?;
-            ensure!(hashed.error.is_none(), "{hashed:?}\n{}", self.logs());
-            ensure!(
-                hashed.tables == leader.tables,
-                "{} differs: {:?} and {:?}",
-                self.member(at),
-                hashed.tables,
-                leader.tables
-            );
-        }
-        Ok(leader.tables)
-    }
-
-    /// Waits until all members follow the primary.
-    pub async fn members_are_joined(&self) -> Result<()> {
-        let primary = self.primary();
-        let term = self.record.open_term();
-        for at in (0..3).filter(|at| *at != primary) {
-            let (member, leader) = (self.member(at), self.member(primary));
-            let what = format!("{member} following {leader}");
-            let joined = self.control.until(JOIN_LIMIT, &what, |control| {
-                control.status(&member).filter(|status| {
-                    status.role == MemberRole::Following
-                        && status.promise == term
-                        && status.upstream.as_ref() == Some(&leader)
-                })
-            });
-            joined.await.map_err(|error| error.context(self.logs()))?;
-        }
-        Ok(())
-    }
-
     /// Writers of cell `a` on shard 0 at the present primary.
     pub fn writers(&self, count: i64) -> Writers {
         let at = self.agents[self.primary()].sql;
@@ -336,31 +335,6 @@ impl Group {
     /// Sends the writers to the present primary, as this cell.
     pub fn point(&self, writers: &Writers, cell: &str) {
         writers.point(self.agents[self.primary()].sql, &format!("cell_{cell}"));
-    }
-
-    /// Every acknowledged id must be there; ids of unknown outcome may be; no others.
-    pub async fn nothing_is_lost(&self, tally: &Tally, cell: &str) -> Result<()> {
-        let missing = self.missing(tally, cell).await?;
-        ensure!(
-            missing == 0,
-            "{missing} of {} acknowledged writes are lost\n{}",
-            tally.acknowledged.len(),
-            self.logs()
-        );
-        Ok(())
-    }
-
-    /// How many acknowledged ids are missing on the primary.
-    pub async fn missing(&self, tally: &Tally, cell: &str) -> Result<usize> {
-        let client = self.client(self.primary(), &format!("cell_{cell}")).await?;
-        let rows = client.query("SELECT id FROM s00000.t", &[]).await?;
-        let present: std::collections::BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let stray: Vec<_> = present
-            .iter()
-            .filter(|id| !tally.acknowledged.contains(id) && !tally.unknown.contains(id))
-            .collect();
-        ensure!(stray.is_empty(), "rows that nobody wrote: {stray:?}");
-        Ok(tally.acknowledged.difference(&present).count())
     }
 
     /// A session through an agent's client port.
@@ -380,9 +354,48 @@ impl Group {
         Ok(client)
     }
 
-    /// Cuts what flows from one member to another, silently.
-    pub fn cut(&self, from: usize, to: usize) -> Result<()> {
+    /// Cuts what flows from one member to another, silently; returns when it is felt.
+    pub async fn cut(&self, from: usize, to: usize) -> Result<()> {
         self.cuts.lock().expect("no panic").push((from, to));
+        self.write_links()?;
+        self.until_unheard(from, to).await
+    }
+
+    /// Cuts what flows between two members, both ways; returns when it is felt.
+    pub async fn part(&self, one: usize, other: usize) -> Result<()> {
+        self.cuts
+            .lock()
+            .expect("no panic")
+            .extend([(one, other), (other, one)]);
+        self.write_links()?;
+        tokio::try_join!(
+            self.until_unheard(one, other),
+            self.until_unheard(other, one)
+        )?;
+        Ok(())
+    }
+
+    /// Waits until two beats in a row did not arrive.
+    async fn until_unheard(&self, from: usize, to: usize) -> Result<()> {
+        let (from, to) = (self.member(from), self.member(to));
+        let what = format!("{to} not hearing {from}");
+        let unheard = self.control.until(OP_LIMIT, &what, |control| {
+            let status = control.status(&to)?;
+            let heard = status.heard.iter().find(|heard| heard.member == from);
+            heard
+                .is_none_or(|heard| heard.ago_ms >= UNHEARD_MS)
+                .then_some(())
+        });
+        unheard.await
+    }
+
+    /// Heals what was cut between two members.
+    pub fn mend(&self, one: usize, other: usize) -> Result<()> {
+        let between = |cut: &(usize, usize)| [(one, other), (other, one)].contains(cut);
+        self.cuts
+            .lock()
+            .expect("no panic")
+            .retain(|cut| !between(cut));
         self.write_links()
     }
 
@@ -424,66 +437,4 @@ impl Group {
             .map(|agent| format!("--- {} ---\n{}", agent.member, agent.log_tail()));
         tails.collect::<Vec<_>>().join("\n")
     }
-}
-
-/// A world number that no other test holds: whoever has its control address has it.
-async fn claim_world(runtime: &Runtime) -> Result<(u8, Listener)> {
-    let spread = u8::try_from(std::process::id() % 50).unwrap_or(0);
-    for world in WORLDS.skip(usize::from(spread)) {
-        if let Ok(listener) = runtime.listen(address(world)).await {
-            return Ok((world, listener));
-        }
-    }
-    bail!("every world is taken")
-}
-
-fn agent(
-    world: u8,
-    at: usize,
-    name: &MemberId,
-    names: &[MemberId],
-    root: PathBuf,
-    links: &std::path::Path,
-    options: &GroupOptions,
-) -> AgentProcess {
-    let ip = |at: usize| {
-        let region = u8::try_from(at + 1).expect("few");
-        IpAddr::from([127, world, 16 * region + 1, 1])
-    };
-    let member = |at: usize| {
-        json!({
-            "calls": SocketAddr::new(ip(at), 7700),
-            "replication": SocketAddr::new(ip(at), 7701),
-        })
-    };
-    let members: serde_json::Map<String, serde_json::Value> = names
-        .iter()
-        .enumerate()
-        .map(|(at, name)| (name.to_string(), member(at)))
-        .collect();
-    let sql = SocketAddr::new(ip(at), 5432);
-    let config = json!({
-        "runtime": { "source": ip(at), "links_file": links },
-        "process": format!("g-agent-{}", at + 1),
-        "group": "g",
-        "member": name,
-        "sql": sql,
-        "calls": SocketAddr::new(ip(at), 7700),
-        "replication": SocketAddr::new(ip(at), 7701),
-        "admin": SocketAddr::new(ip(at), 9900),
-        "data": root,
-        "control": [address(world)],
-        "members": members,
-        "k": options.agents_k.unwrap_or(options.k),
-        "connections_max": 60,
-        "cells": ["a", "b", "c"],
-    });
-    AgentProcess::new(name.clone(), root, sql, config)
-}
-
-/// PostgreSQL's account must be able to pass through.
-fn atoll_world_mode(folder: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
 }

@@ -2,16 +2,20 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use atoll_postgres::{Account, Binaries, DATABASE, SUPERUSER};
 use atoll_topology::MemberId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+
+use super::ground::Ground;
 
 /// A process says that it is ready, or ends, within this.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -43,11 +47,18 @@ pub struct AgentProcess {
     config: Value,
     config_file: PathBuf,
     log: PathBuf,
+    ground: Ground,
     child: Option<Child>,
 }
 
 impl AgentProcess {
-    pub(crate) fn new(member: MemberId, root: PathBuf, sql: SocketAddr, config: Value) -> Self {
+    pub(crate) fn new(
+        member: MemberId,
+        root: PathBuf,
+        sql: SocketAddr,
+        config: Value,
+        ground: Ground,
+    ) -> Self {
         let config_file = root.with_extension("json");
         let log = root.with_extension("log");
         Self {
@@ -57,6 +68,7 @@ impl AgentProcess {
             config,
             config_file,
             log,
+            ground,
             child: None,
         }
     }
@@ -74,7 +86,9 @@ impl AgentProcess {
         }
         fs::write(&self.config_file, serde_json::to_vec_pretty(&config)?)?;
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(binary()?)
+        let child = self
+            .ground
+            .command(&self.root, &binary()?)?
             .args(["agent", "--config"])
             .arg(&self.config_file)
             .stdin(Stdio::null())
@@ -85,6 +99,12 @@ impl AgentProcess {
             .context("the agent cannot be started")?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Its directory as the test sees it: one on a disk of its own is seen through its process.
+    pub fn folder(&self) -> PathBuf {
+        let pid = self.child.as_ref().map(Child::id);
+        self.ground.seen(&self.root, pid)
     }
 
     /// Whether the process runs.
@@ -117,19 +137,47 @@ impl AgentProcess {
     }
 
     /// Waits until the process has ended by itself.
-    pub async fn ended(&mut self) -> Result<()> {
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("it does not run")?;
         let started = Instant::now();
-        while self.runs() {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
             if started.elapsed() > READY_LIMIT {
-                bail!(
-                    "{} did not end; its log is {}",
-                    self.member,
-                    self.log.display()
-                );
+                let log = self.log.display().to_string();
+                self.child = Some(child);
+                bail!("{} did not end; its log is {log}", self.member);
             }
             sleep(LOOK).await;
         }
-        self.child = None;
+    }
+
+    /// Waits until no process of its PostgreSQL is left.
+    pub async fn postgres_gone(&self) -> Result<()> {
+        let started = Instant::now();
+        while !self.postgres().is_empty() {
+            if started.elapsed() > READY_LIMIT {
+                bail!("the PostgreSQL of {} outlived its agent", self.member);
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// From now on no file that the agent itself writes may grow beyond, or be written beyond, so
+    /// many bytes. Its PostgreSQL, which runs already, is not touched.
+    pub fn limit_files(&self, bytes: u64) -> Result<()> {
+        let pid = self.child.as_ref().context("it does not run")?.id();
+        let limited = Command::new("prlimit")
+            .args([
+                "--pid",
+                &pid.to_string(),
+                &format!("--fsize={bytes}:{bytes}"),
+            ])
+            .status()
+            .context("prlimit (util-linux)")?;
+        anyhow::ensure!(limited.success(), "prlimit: {limited}");
         Ok(())
     }
 
@@ -182,6 +230,71 @@ impl Drop for AgentProcess {
         for pid in self.postgres() {
             kill(pid, Signal::SIGKILL).ok();
         }
+    }
+}
+
+/// PostgreSQL as somebody would start it who knows nothing of the agent: on a member's data, as
+/// whatever it was when it ended.
+pub struct Naive {
+    child: Child,
+}
+
+impl Naive {
+    /// Starts it. The member's agent must be gone, with its PostgreSQL.
+    pub fn start(agent: &AgentProcess) -> Result<Self> {
+        let data = agent.root.join("pg");
+        let signal = data.join("standby.signal");
+        if signal.try_exists()? {
+            fs::remove_file(&signal)?;
+        }
+        let mut setting = std::ffi::OsString::from("config_file=");
+        setting.push(agent.root.join("postgresql.conf"));
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(agent.root.join("naive.log"))?;
+        let mut command = Command::new(Binaries::find(None)?.program("postgres"));
+        command.arg("-D").arg(&data).arg("-c").arg(setting);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        command.current_dir(&data);
+        if let Some(account) = Account::unprivileged()? {
+            command.uid(account.uid).gid(account.gid);
+        }
+        let child = command.spawn().context("postgres")?;
+        Ok(Self { child })
+    }
+}
+
+/// pg_rewind of one member's data, which nobody uses, against another that runs; what it said.
+pub fn rewind_by_hand(target: &AgentProcess, source: &AgentProcess) -> Result<String> {
+    let mut connection = std::ffi::OsString::from("host=");
+    connection.push(source.root.join("run"));
+    connection.push(format!(" user={SUPERUSER} dbname={DATABASE}"));
+    let mut command = Command::new(Binaries::find(None)?.program("pg_rewind"));
+    command.arg("--target-pgdata").arg(target.root.join("pg"));
+    command.arg("--source-server").arg(connection);
+    command
+        .arg("--config-file")
+        .arg(target.root.join("postgresql.conf"));
+    command.current_dir(target.root.join("scratch"));
+    if let Some(account) = Account::unprivileged()? {
+        command.uid(account.uid).gid(account.gid);
+    }
+    let said = command.stdin(Stdio::null()).output().context("pg_rewind")?;
+    let mut text = String::from_utf8_lossy(&said.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&said.stderr));
+    Ok(text)
+}
+
+impl Drop for Naive {
+    fn drop(&mut self) {
+        // Fast: it waits for no session.
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGQUIT).ok();
+        self.child.wait().ok();
     }
 }
 

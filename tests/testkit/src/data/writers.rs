@@ -53,9 +53,41 @@ impl Tally {
     }
 }
 
+/// What a gateway would do with requests.
+#[derive(Clone)]
+struct Gate {
+    held: watch::Sender<bool>,
+    under_way: watch::Sender<usize>,
+}
+
+/// One request under way.
+struct Pass(watch::Sender<usize>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Gate {
+    async fn enter(&self) -> Pass {
+        loop {
+            self.under_way.send_modify(|count| *count += 1);
+            let pass = Pass(self.under_way.clone());
+            if !*self.held.borrow() {
+                return pass;
+            }
+            drop(pass);
+            // We hold a sender, so the channel cannot close.
+            self.held.subscribe().wait_for(|held| !*held).await.ok();
+        }
+    }
+}
+
 /// Sessions that insert single rows into one table.
 pub struct Writers {
     tally: Arc<Mutex<Tally>>,
+    gate: Gate,
     target: watch::Sender<Target>,
     stop: watch::Sender<bool>,
     tasks: Vec<ScopedTask<()>>,
@@ -70,12 +102,17 @@ impl Writers {
             role: role.into(),
         });
         let stop = watch::Sender::new(false);
+        let gate = Gate {
+            held: watch::Sender::new(false),
+            under_way: watch::Sender::new(0),
+        };
         let tasks = (0..count)
             .map(|number| {
                 let writer = Writer {
                     runtime: runtime.clone(),
                     statement: format!("INSERT INTO {table} (id) VALUES ($1)"),
                     tally: tally.clone(),
+                    gate: gate.clone(),
                     target: target.subscribe(),
                     stop: stop.subscribe(),
                 };
@@ -86,10 +123,24 @@ impl Writers {
             .collect();
         Self {
             tally,
+            gate,
             target,
             stop,
             tasks,
         }
+    }
+
+    /// P2: holds new writes, and waits until none is under way.
+    pub async fn hold(&self) {
+        self.gate.held.send_replace(true);
+        // We hold a sender, so the channel cannot close.
+        let mut under_way = self.gate.under_way.subscribe();
+        under_way.wait_for(|count| *count == 0).await.ok();
+    }
+
+    /// Lets the held writes go.
+    pub fn release(&self) {
+        self.gate.held.send_replace(false);
     }
 
     /// Sends the writers elsewhere.
@@ -107,24 +158,37 @@ impl Writers {
 
     /// Waits until `more` further writes are acknowledged.
     pub async fn progress(&self, more: usize, limit: Duration) -> anyhow::Result<()> {
-        let (from, started) = (self.tally().acknowledged.len(), Instant::now());
-        loop {
-            let now = self.tally().acknowledged.len();
-            if now >= from + more {
-                return Ok(());
-            }
+        let acknowledged = |tally: &Tally| tally.acknowledged.len();
+        self.until(acknowledged, more, limit).await
+    }
+
+    /// Waits until `more` further writes are refused.
+    pub async fn refusals(&self, more: usize, limit: Duration) -> anyhow::Result<()> {
+        let refused = |tally: &Tally| usize::try_from(tally.refused).unwrap_or(usize::MAX);
+        self.until(refused, more, limit).await
+    }
+
+    async fn until(
+        &self,
+        count: impl Fn(&Tally) -> usize,
+        more: usize,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        let now = || count(&self.tally.lock().expect("no panic"));
+        let (from, started) = (now(), Instant::now());
+        while now() < from + more {
             if started.elapsed() > limit {
-                anyhow::bail!(
-                    "{} of {more} writes acknowledged within {limit:?}",
-                    now - from
-                );
+                let tally = self.tally().line();
+                anyhow::bail!("not {more} more within {limit:?}: {tally}");
             }
             sleep(AGAIN).await;
         }
+        Ok(())
     }
 
     /// Stops, and waits for the writes under way.
     pub async fn stop(mut self) -> Tally {
+        self.release();
         self.stop.send_replace(true);
         for task in &mut self.tasks {
             task.join().await.ok();
@@ -144,6 +208,7 @@ struct Writer {
     runtime: Runtime,
     statement: String,
     tally: Arc<Mutex<Tally>>,
+    gate: Gate,
     target: watch::Receiver<Target>,
     stop: watch::Receiver<bool>,
 }
@@ -159,6 +224,7 @@ impl Writer {
                 continue;
             };
             while !*self.stop.borrow() && !self.target.has_changed().unwrap_or(true) {
+                let _pass = self.gate.enter().await;
                 id += 1;
                 if !self.write(&client, id).await {
                     sleep(AGAIN).await;
