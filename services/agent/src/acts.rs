@@ -198,13 +198,20 @@ impl Acts {
         let limit_ms = RECEIVER_GONE_LIMIT.as_millis();
         let gone = async {
             let mut held = pin!(self.down.receiver_held());
-            let mut tried_anew = false;
+            let (mut tried_anew, mut was_gone) = (false, false);
             loop {
                 let log = self.database.log().await?;
-                let replayed = tried_anew || log.received == Some(log.end);
-                if log.receiver.is_none() && replayed {
+                let gone = log.receiver.is_none();
+                // What it flushed last counts only when it was gone before we looked.
+                let replayed = was_gone && log.received == Some(log.end);
+                if gone && (tried_anew || replayed) {
                     return Ok(());
                 }
+                if gone && !was_gone {
+                    was_gone = true;
+                    continue;
+                }
+                was_gone = gone;
                 tokio::select! {
                     () = &mut held, if !tried_anew => tried_anew = true,
                     () = sleep(LOOK) => {}
