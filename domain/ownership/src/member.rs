@@ -240,7 +240,7 @@ pub struct Weakened {
     /// Calls below the promise are obeyed.
     pub no_promise_check: bool,
     #[cfg(feature = "mutants")]
-    /// `Follow` carries the log before the promise is durable, or without one.
+    /// `Follow` is obeyed below the promise and raises none; a link needs no promise either.
     pub follow_without_promise: bool,
     #[cfg(feature = "mutants")]
     /// A second `Promote` is obeyed, also after a restart.
@@ -408,7 +408,10 @@ impl Member {
     fn call(&mut self, call: Call) -> Vec<Output> {
         let term = call.term();
         let promise = self.durable.promise;
-        if promise.supersedes(term) && !weakened!(self, no_promise_check) {
+        let follows = matches!(call, Call::Follow { .. });
+        let obeys =
+            weakened!(self, no_promise_check) || follows && weakened!(self, follow_without_promise);
+        if promise.supersedes(term) && !obeys {
             return refuse(term, Refused::Promised { promise });
         }
         match call {
@@ -521,7 +524,12 @@ impl Member {
         } else {
             None
         };
-        let mut outputs = self.promise(term, recorded);
+        let mut outputs = if weakened!(self, follow_without_promise) {
+            self.durable.upstream = recorded;
+            vec![]
+        } else {
+            self.promise(term, recorded)
+        };
         if let Role::Primary { .. } = self.role {
             self.role = Role::Down;
             outputs.extend([Output::ClosePort, Output::CutLinks { except: None }]);

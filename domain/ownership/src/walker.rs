@@ -1,114 +1,96 @@
 //! Random schedules of the very state machines that the services run, and the invariants that
 //! must hold after every step.
 //!
-//! A walk is one group of three members, two cells, drivers, two replicas of control with stale
-//! caches, one gateway, and a network that delays, repeats and drops. A seed gives the same walk
-//! every time. `Mutant`s switch one protection off; a walker that no longer finds them is broken.
+//! A walk is one or two groups of three to five members, two cells, drivers, two replicas of
+//! control with stale caches, a store whose compare-and-swaps may be late and unheard, a gateway,
+//! and a network that delays, repeats and drops. A seed gives the same walk every time. A
+//! [`Mutant`] switches one protection off; a walker that no longer finds them is broken.
 
+mod agent;
 mod checks;
+mod choice;
 mod control;
+mod explore;
+mod log;
+mod message;
+mod mutant;
 mod node;
+mod orders;
+mod postgres;
+mod settle;
+mod shrink;
+mod story;
+mod swarm;
 mod world;
 
+use std::cell::RefCell;
+use std::fmt;
+
 pub use checks::Violation;
-pub use world::World;
+pub use choice::Choice;
+pub use explore::{Bounds, Explored, explore};
+pub use mutant::Mutant;
+pub use world::{Walked, World};
 
-use crate::{gate, member};
+use swarm::{Start, Swarm};
 
-/// One protection switched off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    /// Calls below the promise are obeyed.
-    NoPromiseCheck,
-    /// A commit is acknowledged by the primary alone.
-    AcknowledgeBeforeQuorum,
-    /// An op that takes another over goes on under its term.
-    ResumeUnderTheSameTerm,
-    /// The store takes a record whoever wrote it last.
-    BlindPut,
-    /// Clients enter before the opening transaction.
-    SessionWritesBeforeOpen,
-    /// The gateway lets held requests go as soon as a new owner is named.
-    ReleaseBeforeOpen,
-    /// The gateway believes an older table.
-    GatewayTakesAnOlderTable,
-    /// Preparing a primary leaves its clients' sessions and links.
-    PrepareLeavesSessions,
+/// Choices of one walk.
+pub const STEPS: usize = 300;
+
+/// Walks, one after the other; what they begin with is made once.
+#[derive(Default)]
+pub struct Walker {
+    mutant: Option<Mutant>,
+    starts: RefCell<Vec<(Start, World)>>,
 }
 
-impl Mutant {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::NoPromiseCheck,
-        Self::AcknowledgeBeforeQuorum,
-        Self::ResumeUnderTheSameTerm,
-        Self::BlindPut,
-        Self::SessionWritesBeforeOpen,
-        Self::ReleaseBeforeOpen,
-        Self::GatewayTakesAnOlderTable,
-        Self::PrepareLeavesSessions,
-    ];
-
-    fn member(self) -> member::Weakened {
-        member::Weakened {
-            no_promise_check: self == Self::NoPromiseCheck,
-            prepare_leaves_sessions: self == Self::PrepareLeavesSessions,
-            opens_before_open: self == Self::SessionWritesBeforeOpen,
-            ..member::Weakened::default()
+impl Walker {
+    /// Of the healthy protocol, or of one without a protection.
+    pub fn new(mutant: Option<Mutant>) -> Self {
+        Self {
+            mutant,
+            starts: RefCell::default(),
         }
     }
 
-    fn gate(self) -> gate::Weakened {
-        gate::Weakened {
-            takes_an_older_row: self == Self::GatewayTakesAnOlderTable,
-            release_before_open: self == Self::ReleaseBeforeOpen,
+    /// One walk; what went wrong, if anything did.
+    pub fn walk(&self, seed: u64) -> Result<Walked, Box<Counterexample>> {
+        let (mut swarm, start) = Swarm::new(seed);
+        let begun = self.start(start);
+        let mut world = begun.clone();
+        let mut choices = Vec::with_capacity(STEPS);
+        while choices.len() < STEPS {
+            let Some((choice, stepped)) = swarm.advance(&mut world) else {
+                break;
+            };
+            choices.push(choice);
+            if let Err(violation) = stepped {
+                return Err(Box::new(Counterexample {
+                    seed,
+                    violation,
+                    start: begun,
+                    choices,
+                }));
+            }
         }
+        Ok(world.walked())
     }
-}
 
-/// Steps of one walk.
-pub const STEPS: u32 = 1_500;
-
-/// One walk; what went wrong, if anything did, with the whole story.
-pub fn walk(seed: u64, mutant: Option<Mutant>) -> Result<Walked, Box<Counterexample>> {
-    let world = steps(World::new(seed, mutant));
-    if world.violation().is_none() {
-        return Ok(world.walked());
-    }
-    // Once more, and this time the story is kept.
-    let world = steps(World::new(seed, mutant).telling());
-    match world.violation() {
-        Some(violation) => Err(Box::new(Counterexample {
-            seed,
-            violation,
-            story: world.story(),
-        })),
-        None => Ok(world.walked()),
-    }
-}
-
-fn steps(mut world: World) -> World {
-    for _ in 0..STEPS {
-        if world.violation().is_some() {
-            break;
+    fn start(&self, start: Start) -> World {
+        let mut starts = self.starts.borrow_mut();
+        if let Some((_, world)) = starts.iter().find(|(known, _)| *known == start) {
+            return world.clone();
         }
-        world.act();
+        let shapes = vec![start.shape; usize::from(start.groups)];
+        let admitted = World::new(&shapes, self.mutant);
+        // A mutant that dies at birth dies in the walk.
+        let world = match admitted.clone().born() {
+            Ok(world) if start.born => world,
+            _ => admitted,
+        };
+        starts.push((start, world.clone()));
+        world
     }
-    world
-}
-
-/// What a walk went through, so that a walker that does nothing can be told from one that finds
-/// nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Walked {
-    /// Writes acknowledged to clients.
-    pub acknowledged: u64,
-    /// Terms opened.
-    pub opened: u64,
-    /// Crashes of members.
-    pub crashes: u64,
-    /// Held requests released.
-    pub released: u64,
 }
 
 /// A walk that broke an invariant.
@@ -118,16 +100,42 @@ pub struct Counterexample {
     pub seed: u64,
     /// What was broken.
     pub violation: Violation,
-    /// Every step, oldest first.
-    pub story: Vec<String>,
+    start: World,
+    choices: Vec<Choice>,
 }
 
-impl std::fmt::Display for Counterexample {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "seed {} breaks {}", self.seed, self.violation)?;
-        for (number, step) in self.story.iter().enumerate() {
-            writeln!(f, "{number:4}  {step}")?;
+impl Counterexample {
+    /// How many choices it takes.
+    pub fn steps(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// The same with as few choices as can be found.
+    #[must_use]
+    pub fn minimised(self) -> Self {
+        let choices = shrink::shrink(&self.start, self.choices, self.violation.invariant);
+        let (_, choices, broken) = shrink::play(self.start.clone(), choices);
+        Self {
+            violation: broken.unwrap_or(self.violation),
+            choices,
+            ..self
         }
-        Ok(())
+    }
+
+    /// What happens, a line a choice.
+    pub fn story(&self) -> Vec<String> {
+        let telling = self.start.clone().telling();
+        let (world, ..) = shrink::play(telling, self.choices.iter().copied());
+        world.story()
+    }
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.violation)?;
+        for (number, step) in self.story().iter().enumerate() {
+            writeln!(f, "{:4} {step}", number + 1)?;
+        }
+        write!(f, "seed {}", self.seed)
     }
 }

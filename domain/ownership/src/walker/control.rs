@@ -1,130 +1,246 @@
-//! Two replicas of control with caches of the record that may be stale, and the store between
-//! them.
+//! Replicas of control with caches of the records that may be stale, the store between them, and
+//! what they order.
 
-use atoll_topology::{CellId, MemberId, ShardId};
+use std::rc::Rc;
 
-use crate::messages::{Admitted, DriveOrder, OpKind};
-use crate::record::{Begin, GroupRecord, Move, Opened};
+use atoll_topology::{CellId, GroupId, MemberId, ShardId, Term};
 
 use super::Mutant;
+use super::log::{Cell, SHARDS};
+use super::node::At;
+use crate::messages::{Admitted, OpKind};
+use crate::record::{Begin, GroupRecord, Move, Open, RunPhase};
 
-/// The store: one record, its revision.
-#[derive(Debug, Clone)]
-pub(super) struct Store {
-    pub(super) revision: u64,
+/// Replicas of control.
+pub(super) const REPLICAS: u8 = 2;
+
+/// What the store holds of one group: its record, and the change of members or k that it is going
+/// through. A group has one change at a time, of either kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Stored {
     pub(super) record: GroupRecord,
+    pub(super) policy: Option<Policy>,
 }
 
-/// A replica's cache.
-#[derive(Debug, Clone)]
-pub(super) struct Replica {
-    pub(super) revision: u64,
-    pub(super) record: GroupRecord,
+/// A change of the members or of k, one member or one step at a time.
+///
+/// The services have no such op yet; this is the smallest honest model of what the design says.
+/// The store's record decides whom a failover asks (F), PostgreSQL's own list decides whom a
+/// commit waits for (W), and every W must meet every F while the two differ. A narrower list or a
+/// larger k goes to PostgreSQL first and is published when a barrier in the log has its quorum
+/// under the new list; a wider list or a smaller k is published first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Policy {
+    pub(super) number: u64,
+    pub(super) members: Vec<Admitted>,
+    pub(super) k: u8,
+    pub(super) first: First,
 }
 
-pub(super) fn birth(members: &[MemberId], cells: &[CellId]) -> GroupRecord {
-    let admitted = |id: &MemberId| Admitted {
-        id: id.clone(),
-        volume: id.to_string(),
-    };
-    let owners = [
-        (ShardId(0), cells[0].clone()),
-        (ShardId(1), cells[0].clone()),
-    ];
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum First {
+    Postgres,
+    Publish,
+}
+
+/// One step of policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A member leaves the list.
+    Remove(At),
+    /// A member joins; one whose volume was lost, with a new volume.
+    Add(At),
+    /// One more awaited standby.
+    MoreAwaited,
+    /// One less.
+    LessAwaited,
+}
+
+/// What a primary is told of a policy change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Reload {
+    pub(super) term: Term,
+    pub(super) policy: Policy,
+}
+
+/// How many shards an order moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The primary moves, the shards keep their owner.
+    NoShard,
+    /// One.
+    OneShard,
+    /// All of the group's.
+    BothShards,
+}
+
+pub(super) fn shards(group: u8) -> [ShardId; 2] {
+    let first = u16::from(group) * SHARDS;
+    [ShardId(first), ShardId(first + 1)]
+}
+
+pub(super) fn birth(group: u8, members: Vec<Admitted>, k: u8, first: &CellId) -> Stored {
+    let owners = shards(group).map(|shard| (shard, first.clone()));
     #[expect(clippy::expect_used, reason = "a constant that parses")]
-    let group = atoll_topology::GroupId::parse("g").expect("a group id");
-    GroupRecord::birth(group, members.iter().map(admitted).collect(), 1, owners)
+    let id = GroupId::parse(format!("g{}", group + 1)).expect("a group id");
+    Stored {
+        record: GroupRecord::birth(id, members, k, owners),
+        policy: None,
+    }
 }
 
-/// What a replica may order next, given what it believes.
-pub(super) fn order(
-    believed: &GroupRecord,
-    kind: OpKind,
-    target: &MemberId,
-    to: &CellId,
-    both: Scope,
-) -> Begin {
-    let last = ShardId(u16::from(both == Scope::BothShards));
-    let born = believed.open.is_some();
-    let first = Move {
-        first: ShardId(0),
-        last: ShardId(1),
-        to: to.clone(),
-    };
-    let moves = match kind {
-        _ if !born => vec![first],
-        OpKind::CallOff => vec![],
-        OpKind::Failover if both == Scope::NoShard => vec![],
-        _ => vec![Move {
-            first: ShardId(0),
+/// P1 as a replica would order it, given what it believes.
+pub(super) fn begin(
+    believed: &Stored,
+    group: u8,
+    (kind, target, to): (OpKind, &MemberId, &CellId),
+    scope: Scope,
+    mutant: Option<Mutant>,
+) -> Option<Stored> {
+    let record = &believed.record;
+    let [first, last] = shards(group);
+    let moved = |last| {
+        vec![Move {
+            first,
             last,
             to: to.clone(),
-        }],
+        }]
     };
-    Begin {
+    let moves = match kind {
+        _ if record.open.is_none() => moved(last),
+        OpKind::CallOff => vec![],
+        OpKind::Failover | OpKind::Switchover if scope == Scope::NoShard => vec![],
+        _ if scope == Scope::BothShards => moved(last),
+        _ => moved(first),
+    };
+    let order = Begin {
         kind,
-        judged: believed.open_term(),
-        over: believed.op.as_ref().map(|op| op.term),
+        judged: record.open_term(),
+        over: record.op.as_ref().map(|op| op.term),
         target: target.clone(),
         moves,
         plan: String::new(),
         execution: String::new(),
         deadline_ms: 0,
         automatic: false,
+    };
+    // A failover takes a running policy change over: whatever was published stands.
+    if believed.policy.is_some() && kind != OpKind::Failover {
+        return None;
     }
+    let mut next = record.begin(&order).ok()?;
+    match mutant {
+        Some(Mutant::ResumeUnderTheSameTerm) => {
+            if let (Some(old), Some(op)) = (&record.op, &mut next.op)
+                && kind == OpKind::Failover
+                && old.kind != OpKind::OwnerChange
+            {
+                op.term = old.term;
+                next.term = record.term;
+            }
+        }
+        Some(Mutant::CallOffToTheOldEpoch) if kind == OpKind::CallOff => {
+            for run in &mut next.runs {
+                if let RunPhase::Switching { .. } = run.phase {
+                    run.epoch = atoll_topology::Epoch::new(run.epoch.get().saturating_sub(2));
+                }
+            }
+        }
+        _ => {}
+    }
+    Some(Stored {
+        record: next,
+        policy: None,
+    })
 }
 
-/// How many shards an order moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    NoShard,
-    OneShard,
-    BothShards,
-}
-
-/// Writes the record if the replica has seen the newest one.
-pub(super) fn put(
-    store: &mut Store,
-    replica: &Replica,
-    next: GroupRecord,
+/// The policy change that a replica would order, given what it believes.
+pub(super) fn change(
+    believed: &Stored,
+    change: Change,
+    member: impl Fn(At) -> Option<Admitted>,
     mutant: Option<Mutant>,
-) -> Result<(), ()> {
-    let blind = mutant == Some(Mutant::BlindPut);
-    if store.revision != replica.revision && !blind {
-        return Err(());
+) -> Option<Stored> {
+    let record = &believed.record;
+    if record.op.is_some() || believed.policy.is_some() {
+        return None;
     }
-    store.revision += 1;
-    store.record = next;
-    Ok(())
-}
-
-/// P1 with the mutant that keeps the term of the op that it takes over.
-pub(super) fn begin(
-    believed: &GroupRecord,
-    order: &Begin,
-    mutant: Option<Mutant>,
-) -> Option<GroupRecord> {
-    let mut next = believed.begin(order).ok()?;
-    if mutant == Some(Mutant::ResumeUnderTheSameTerm)
-        && let (Some(old), Some(op)) = (&believed.op, &mut next.op)
-        && order.kind == OpKind::Failover
-        && old.kind != OpKind::OwnerChange
-    {
-        op.term = old.term;
-        next.term = believed.term;
+    let Open { primary, .. } = record.open.as_ref()?;
+    let (mut members, mut k) = (record.members.clone(), record.k);
+    let first = match change {
+        Change::Remove(at) => {
+            let leaves = member(at)?;
+            let listed = members.len();
+            members.retain(|member| member.id != leaves.id);
+            // The primary stays, and so does a second member to commit with.
+            if leaves.id == *primary || members.len() == listed || members.len() < 2 {
+                return None;
+            }
+            First::Postgres
+        }
+        Change::Add(at) => {
+            let joins = member(at)?;
+            if members.iter().any(|member| member.id == joins.id) {
+                return None;
+            }
+            members.push(joins);
+            First::Publish
+        }
+        Change::MoreAwaited => {
+            k += 1;
+            First::Postgres
+        }
+        Change::LessAwaited => {
+            k = k.checked_sub(1).filter(|k| *k > 0)?;
+            First::Publish
+        }
+    };
+    if usize::from(k) >= members.len() {
+        return None;
     }
-    Some(next)
+    let mut next = record.clone();
+    next.ops += 1;
+    let policy = Policy {
+        number: next.ops,
+        members: members.clone(),
+        k,
+        first,
+    };
+    if first == First::Publish || mutant == Some(Mutant::PolicyChangeWithoutBarrier) {
+        (next.members, next.k) = (members, k);
+    }
+    Some(Stored {
+        record: next,
+        policy: Some(policy),
+    })
 }
 
-pub(super) fn drive_order(record: &GroupRecord) -> Option<DriveOrder> {
-    record.drive_order()
+/// A policy change is done: published, if it was not.
+pub(super) fn changed(believed: &Stored, number: u64) -> Option<Stored> {
+    let policy = believed.policy.as_ref().filter(|p| p.number == number)?;
+    let mut record = believed.record.clone();
+    (record.members, record.k) = (policy.members.clone(), policy.k);
+    Some(Stored {
+        record,
+        policy: None,
+    })
 }
 
-pub(super) fn finish(record: &GroupRecord, op: &str, primary: &MemberId) -> Option<GroupRecord> {
-    record
-        .finish(&Opened {
-            op: op.to_owned(),
-            primary: primary.clone(),
-        })
-        .ok()
+/// The cells that the running op's shards leave.
+pub(super) fn leaving(record: &GroupRecord, cells: &[CellId]) -> Vec<(ShardId, Cell)> {
+    let mut leaving = Vec::new();
+    for run in &record.runs {
+        if let RunPhase::Switching { leaving: from } = &run.phase {
+            let from = super::world::cell_index(cells, from);
+            leaving.extend((run.first.0..=run.last.0).map(|number| (ShardId(number), from)));
+        }
+    }
+    leaving
+}
+
+/// A version of what the store holds of one group.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub(super) revision: u64,
+    pub(super) stored: Rc<Stored>,
 }

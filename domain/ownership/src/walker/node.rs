@@ -1,134 +1,204 @@
 //! One member with its disk, its PostgreSQL as far as the protocol can see it, and its agent.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use atoll_topology::{CellId, Epoch, Lsn, MemberId, Position, ShardId, Term};
+use atoll_topology::{Lsn, MemberId, ShardId, Term};
 
+use super::log::{Cell, Log};
 use crate::driver::Driver;
 use crate::member::{Durable, Input, Mark, Member, Output};
-use crate::messages::{Call, Grant, LogEnd, Recruit, TermRow};
+use crate::messages::{Call, Grant, JoinPath, Recruit, TermRow};
 
-/// One record of a log; its place in the log is its LSN.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
-    /// A promotion: from here on the log is on another timeline.
-    Promotion,
-    /// An opening transaction: its term row, if it has one, and the grants, all or nothing.
-    Opening {
-        row: Option<TermRow>,
-        grants: Vec<Grant>,
-    },
-    /// A client's write under the privilege that the log gave its cell.
-    Write { number: u64 },
+/// A member, by its place in `World::nodes`.
+pub(super) type At = u8;
+
+/// The list of awaited standbys that a PostgreSQL has been given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Awaited {
+    pub(super) members: Vec<At>,
+    pub(super) k: u8,
 }
 
-/// An entry and the timeline on which it was written.
-pub(super) type Logged = (u32, Entry);
+/// A statement on its way through a backend: whoever sent it may be gone when it executes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Statement {
+    /// Whether its session still stands.
+    pub(super) heard: bool,
+    /// The run of the driver that sent it.
+    pub(super) run: u32,
+    pub(super) what: Work,
+}
+
+/// Who waits for what follows from an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Asker {
+    Nobody,
+    /// Who called.
+    Member(At),
+    /// This run of the local driver.
+    Driver(u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Work {
+    /// An opening transaction with a term row.
+    Opening {
+        term: Term,
+        grants: Vec<Grant>,
+        in_place: bool,
+    },
+    /// An owner change in place.
+    Owners { grants: Vec<Grant> },
+    /// The barrier of a policy change.
+    Policy { number: u64 },
+    /// A client's write.
+    Write { shard: ShardId, cell: Cell },
+}
 
 /// A commit that waits for its quorum.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Waiting {
     pub(super) at: usize,
+    pub(super) heard: bool,
+    pub(super) run: u32,
     pub(super) what: Commit,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Commit {
     Write {
-        number: u64,
+        number: u32,
         shard: ShardId,
-        epoch: Epoch,
-        cell: CellId,
+        epoch: atoll_topology::Epoch,
+        cell: Cell,
     },
     Opening {
         term: Term,
-        row: Option<TermRow>,
+        row: TermRow,
+        in_place: bool,
+    },
+    Owners,
+    Policy {
+        number: u64,
     },
 }
 
 /// The link of a standby to its upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Link {
-    pub(super) upstream: MemberId,
+    pub(super) upstream: At,
+    pub(super) term: Term,
     pub(super) established: bool,
 }
 
-pub(super) struct Node {
-    pub(super) id: MemberId,
-    /// What survives a crash.
-    pub(super) disk: Durable,
-    pub(super) log: Vec<Logged>,
-    /// Whether its agent's process is there.
-    pub(super) alive: bool,
-    pub(super) member: Member,
-    pub(super) driver: Option<Driver>,
-    /// Inputs that wait until the outputs of the last one are performed, with who asked.
-    pub(super) inbox: VecDeque<(Option<MemberId>, Input)>,
-    /// Outputs not performed yet.
-    pub(super) queue: VecDeque<Output>,
-    /// Who waits for the answer of the call being performed.
-    pub(super) caller: Option<MemberId>,
-    /// The op that its driver reports as open once the port is.
-    pub(super) reporting: Option<String>,
-    /// What its driver has asked of others, to ask again.
-    pub(super) asked: Vec<(MemberId, Call)>,
-    pub(super) postgres: Postgres,
-    pub(super) link: Option<Link>,
-    pub(super) port: Option<Term>,
-    pub(super) waiting: Vec<Waiting>,
-    pub(super) promoting: Option<Term>,
-    pub(super) rebuild_from: Option<MemberId>,
-    pub(super) replay_target: Option<Lsn>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Postgres {
     Down,
+    /// Reads its log, and takes more of it; cannot be asked yet.
+    Starting,
     Standby,
     Primary,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Node {
+    pub(super) id: MemberId,
+    pub(super) group: u8,
+    /// What survives a crash: the promise file, the volume, the log and how much of it a rewound
+    /// directory needs before it can be read.
+    pub(super) disk: Durable,
+    pub(super) volume: u8,
+    pub(super) log: Log,
+    pub(super) needs: usize,
+    /// The highest promise that it ever made durable; nobody in the protocol knows it.
+    pub(super) promised: Term,
+    /// Whether its agent's process is there.
+    pub(super) alive: bool,
+    pub(super) member: Member,
+    pub(super) driver: Option<Driver>,
+    /// Counts its drivers: what an earlier one asked for is answered to nobody.
+    pub(super) run: u32,
+    /// The cells that its driver's order takes the shards from, as the record says.
+    pub(super) leaving: Vec<(ShardId, Cell)>,
+    /// Inputs that wait until the outputs of the last one are performed, with who asked.
+    pub(super) inbox: VecDeque<(Asker, Input)>,
+    /// Outputs not performed yet.
+    pub(super) queue: VecDeque<Output>,
+    /// Who waits for what follows from the input that is being performed.
+    pub(super) asker: Asker,
+    /// Whether its driver waits for the port to open before it reports.
+    pub(super) reporting: bool,
+    /// What its driver last asked of each, to ask again.
+    pub(super) asked: Vec<(At, Call)>,
+    pub(super) postgres: Postgres,
+    pub(super) awaited: Awaited,
+    /// The last policy order that it took, under the term that it serves.
+    pub(super) policy: u64,
+    pub(super) link: Option<Link>,
+    pub(super) port: Option<Term>,
+    pub(super) statements: Vec<Statement>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) promoting: Option<(Term, Asker)>,
+    pub(super) rebuilding: Option<(At, Term, JoinPath)>,
+    pub(super) replay_target: Option<Lsn>,
+}
+
 impl Node {
-    pub(super) fn new(id: MemberId, make: impl Fn(MemberId, Durable) -> Member) -> Self {
-        let disk = Durable {
-            promise: Term::new(1),
-            upstream: None,
-            mark: Mark::None,
-        };
-        let member = make(id.clone(), disk.clone());
+    pub(super) fn new(member: Member, group: u8, awaited: Awaited) -> Self {
+        let disk = member.durable().clone();
         Self {
-            id,
+            id: member.id().clone(),
+            group,
+            promised: disk.promise,
             disk,
-            log: Vec::new(),
+            volume: 1,
+            log: Log::default(),
+            needs: 0,
             alive: true,
             member,
             driver: None,
-            inbox: VecDeque::from([(None, Input::Started)]),
+            run: 0,
+            leaving: Vec::new(),
+            inbox: VecDeque::from([(Asker::Nobody, Input::Started)]),
             queue: VecDeque::new(),
-            caller: None,
-            reporting: None,
+            asker: Asker::Nobody,
+            reporting: false,
             asked: Vec::new(),
             postgres: Postgres::Down,
+            awaited,
+            policy: 0,
             link: None,
             port: None,
-            waiting: Vec::new(),
+            statements: Vec::new(),
+            waiting: VecDeque::new(),
             promoting: None,
-            rebuild_from: None,
+            rebuilding: None,
             replay_target: None,
         }
     }
 
-    /// Everything but the disk is gone.
+    /// The volume's nonce, as the record admits it.
+    pub(super) fn nonce(&self) -> String {
+        format!("{}{}", self.id, self.volume)
+    }
+
+    /// Everything but the disk is gone; a directory that was being rebuilt is of no use.
     pub(super) fn crash(&mut self) {
         self.alive = false;
-        self.driver = None;
+        self.forget_driver();
         self.queue.clear();
         self.inbox.clear();
-        self.reporting = None;
-        self.asked.clear();
-        self.caller = None;
+        self.asker = Asker::Nobody;
         self.postgres_ended();
-        self.rebuild_from = None;
+        if self.rebuilding.take().is_some() {
+            self.log.truncate(0);
+        }
+    }
+
+    pub(super) fn forget_driver(&mut self) {
+        self.driver = None;
+        self.reporting = false;
+        self.asked.clear();
         self.replay_target = None;
     }
 
@@ -136,75 +206,48 @@ impl Node {
         self.postgres = Postgres::Down;
         self.link = None;
         self.port = None;
+        self.statements.clear();
         self.waiting.clear();
         self.promoting = None;
+        self.policy = 0;
     }
 
-    /// Timeline on which the log ends.
-    pub(super) fn timeline(&self) -> u32 {
-        self.log.last().map_or(1, |(timeline, _)| *timeline)
+    /// Sessions end, backends do not.
+    pub(super) fn cut_sessions(&mut self) {
+        self.port = None;
+        self.statements.iter_mut().for_each(|s| s.heard = false);
+        self.waiting.iter_mut().for_each(|w| w.heard = false);
     }
 
-    pub(super) fn rows(&self) -> Vec<TermRow> {
-        let row = |(_, entry): &Logged| match entry {
-            Entry::Opening { row, .. } => row.clone(),
-            Entry::Promotion | Entry::Write { .. } => None,
-        };
-        self.log.iter().filter_map(row).collect()
+    /// Between two inputs.
+    pub(super) fn idle(&self) -> bool {
+        self.queue.is_empty()
     }
 
-    pub(super) fn end(&self) -> LogEnd {
-        let term = self.rows().last().map_or(Term::new(1), |row| row.term);
-        let lsn = Lsn(self.log.len() as u64);
-        LogEnd {
-            position: Position { term, lsn },
-            timeline: self.timeline(),
-        }
-    }
-
+    /// Whether the log can be read by its agent.
     pub(super) fn recruit(&self) -> Option<Recruit> {
-        let readable = self.postgres != Postgres::Down && self.member.readable();
+        let up = matches!(self.postgres, Postgres::Standby | Postgres::Primary);
+        let readable = up && self.member.readable() && self.log.len() >= self.needs;
         readable.then(|| Recruit {
-            end: self.end(),
-            history: self.rows(),
+            end: self.log.end(),
+            history: self.log.rows().to_vec(),
         })
     }
 
-    pub(super) fn writes(&self) -> BTreeSet<u64> {
-        let write = |(_, entry): &Logged| match entry {
-            Entry::Write { number } => Some(*number),
-            Entry::Promotion | Entry::Opening { .. } => None,
+    /// Its directory is gone, and what was promised with it.
+    pub(super) fn lose_volume(&mut self) {
+        self.log = Log::default();
+        self.needs = 0;
+        self.disk.mark = Mark::Lost;
+    }
+
+    /// An empty directory, admitted with a new volume at this term.
+    pub(super) fn admitted(&mut self, volume: u8, term: Term) {
+        self.volume = volume;
+        self.disk = Durable {
+            promise: term,
+            upstream: None,
+            mark: Mark::None,
         };
-        self.log.iter().filter_map(write).collect()
-    }
-
-    /// The privilege that the log gives: by shard, its owner.
-    pub(super) fn owners(&self) -> BTreeMap<ShardId, Grant> {
-        let mut owners = BTreeMap::new();
-        for (_, entry) in &self.log {
-            if let Entry::Opening { grants, .. } = entry {
-                owners.extend(grants.iter().map(|grant| (grant.shard, grant.clone())));
-            }
-        }
-        owners
-    }
-
-    /// Where this log leaves the timeline of its last term row: at the promotion after it, or at
-    /// its end.
-    pub(super) fn fork(&self) -> Lsn {
-        let last = self
-            .log
-            .iter()
-            .rposition(|(_, entry)| matches!(entry, Entry::Opening { row: Some(_), .. }));
-        let timeline = last
-            .and_then(|at| self.log.get(at))
-            .map_or(1, |(timeline, _)| *timeline);
-        let after = last.map_or(0, |at| at + 1);
-        let left = self
-            .log
-            .iter()
-            .skip(after)
-            .position(|(on, _)| *on != timeline);
-        Lsn(left.map_or(self.log.len(), |offset| after + offset) as u64)
     }
 }

@@ -1,136 +1,190 @@
-//! The whole world of a walk, and what can happen in it.
+//! The whole world of a walk: what there is, and the one function that makes a choice happen.
 
-use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 
 use atoll_topology::{CellId, Epoch, MemberId, ShardId, Term};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 
+use super::Mutant;
 use super::checks::{Told, Violation};
-use super::control::{self, Replica, Scope, Store};
-use super::node::{Commit, Entry, Link, Node, Postgres, Waiting};
-use super::{Mutant, Walked};
-use crate::driver::{self, Driver};
-use crate::gate::{Decision, Gate, Row};
-use crate::member::{Durable, Input, Member, Output};
-use crate::messages::{Answer, Call, DriveOrder, Grant, OpKind, Progress, TermRow};
-use crate::record::{GroupRecord, RunPhase};
+use super::choice::{ALL, Choice, Key};
+use super::control::{self, REPLICAS, Stored, Version};
+use super::log::Cell;
+use super::message::Message;
+use super::node::{Asker, At, Awaited, Node, Postgres};
+use super::story::{self, Story};
+use crate::driver;
+use crate::gate::{Gate, Row};
+use crate::member::{Durable, Input, Mark, Member};
+use crate::messages::{Admitted, Call};
 
 /// Messages under way at once; beyond it, the oldest are lost.
-const MESSAGES_MAX: usize = 24;
+const MESSAGES_MAX: usize = 32;
 /// Entries of one log, so that a walk stays short.
-const LOG_MAX: usize = 120;
+pub(super) const LOG_MAX: usize = 100;
+/// What a choice did: whether it was possible at all, or what it broke.
+pub(super) type Stepped = Result<bool, Violation>;
 
-#[derive(Debug, Clone)]
-enum Message {
-    Call {
-        to: usize,
-        from: MemberId,
-        call: Call,
-    },
-    Answer {
-        to: usize,
-        from: MemberId,
-        answer: Answer,
-    },
-    Drive {
-        to: usize,
-        order: DriveOrder,
-    },
-    Opened {
-        op: String,
-        primary: MemberId,
-    },
+/// A group as a walk begins with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Listed members.
+    pub members: u8,
+    /// Members that are there and not listed.
+    pub spare: u8,
+    /// Awaited standbys.
+    pub k: u8,
 }
 
-/// One group, its control and its gateway.
-pub struct World {
-    rng: SmallRng,
-    mutant: Option<Mutant>,
-    ids: Vec<MemberId>,
-    cells: Vec<CellId>,
-    nodes: Vec<Node>,
-    messages: Vec<Message>,
-    store: Store,
-    replicas: Vec<Replica>,
-    tables: Vec<GroupRecord>,
-    gates: BTreeMap<ShardId, Gate>,
-    told: Told,
-    writes: u64,
-    walked: Walked,
-    story: Vec<String>,
-    telling: bool,
+/// What the tables say of one group, at one version of its record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Table {
+    pub(super) group: u8,
+    pub(super) rows: Vec<(ShardId, Row)>,
+    /// The term whose primary serves these rows, or will.
+    pub(super) term: Term,
 }
 
-fn make(mutant: Option<Mutant>) -> impl Fn(MemberId, Durable) -> Member {
-    move |id, durable| match mutant {
-        Some(mutant) => Member::weakened(id, durable, mutant.member()),
-        None => Member::new(id, durable),
+/// What a walk went through, so that a walker that does nothing can be told from one that finds
+/// nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Choices that happened.
+    pub steps: u64,
+    /// Writes acknowledged to clients.
+    pub acknowledged: u64,
+    /// Times a port was opened.
+    pub opened: u64,
+    /// Crashes of members or of their PostgreSQL.
+    pub crashes: u64,
+    /// Rewinds and clones that ended well.
+    pub rebuilt: u64,
+    /// Held requests released.
+    pub released: u64,
+    /// Policy changes that were published after their barrier.
+    pub policies: u64,
+}
+
+impl std::ops::AddAssign for Walked {
+    fn add_assign(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.acknowledged += other.acknowledged;
+        self.opened += other.opened;
+        self.crashes += other.crashes;
+        self.rebuilt += other.rebuilt;
+        self.released += other.released;
+        self.policies += other.policies;
     }
+}
+
+/// Groups, their control and a gateway.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub(super) mutant: Option<Mutant>,
+    pub(super) ids: Vec<MemberId>,
+    pub(super) cells: Vec<CellId>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) groups: u8,
+    pub(super) messages: Vec<Message>,
+    /// By group: every version that the store ever held; the last one is what it holds.
+    pub(super) store: Vec<Vec<Version>>,
+    /// By replica, by group: what it believes.
+    pub(super) believed: Vec<Vec<Version>>,
+    /// What was published, oldest first.
+    pub(super) tables: Vec<Rc<Table>>,
+    /// By shard: the gate, and the term of the last row that it took.
+    pub(super) gates: Vec<(ShardId, Gate, Term)>,
+    pub(super) told: Vec<Told>,
+    pub(super) writes: u32,
+    pub(super) walked: Walked,
+    pub(super) story: Option<Story>,
+}
+
+pub(super) fn cell_index(cells: &[CellId], cell: &CellId) -> Cell {
+    Cell::from(cells.first() != Some(cell))
 }
 
 impl World {
-    /// A group that is admitted and not born.
-    pub fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+    /// Groups that are admitted and not born.
+    pub fn new(shapes: &[Shape], mutant: Option<Mutant>) -> Self {
         #[expect(clippy::expect_used, reason = "constants that parse")]
-        let (ids, cells): (Vec<_>, Vec<_>) = (
-            (1..=3)
-                .map(|n| MemberId::parse(format!("g-{n}")).expect("an id"))
-                .collect(),
-            ["east", "west"]
-                .map(|name| CellId::parse(name).expect("an id"))
-                .to_vec(),
-        );
-        let record = control::birth(&ids, &cells);
-        let gate = || mutant.map_or_else(Gate::default, |mutant| Gate::weakened(mutant.gate()));
-        Self {
-            rng: SmallRng::seed_from_u64(seed),
+        let cells: Vec<_> = story::CELLS
+            .map(|name| CellId::parse(name).expect("an id"))
+            .to_vec();
+        let mut world = Self {
             mutant,
-            nodes: ids
-                .iter()
-                .map(|id| Node::new(id.clone(), make(mutant)))
-                .collect(),
-            ids,
+            ids: Vec::new(),
             cells,
+            nodes: Vec::new(),
+            groups: 0,
             messages: Vec::new(),
-            store: Store {
-                revision: 1,
-                record: record.clone(),
-            },
-            replicas: vec![
-                Replica {
-                    revision: 1,
-                    record: record.clone()
-                };
-                2
-            ],
-            tables: vec![record],
-            gates: (0..2).map(|shard| (ShardId(shard), gate())).collect(),
-            told: Told::default(),
+            store: Vec::new(),
+            believed: vec![Vec::new(); usize::from(REPLICAS)],
+            tables: Vec::new(),
+            gates: Vec::new(),
+            told: Vec::new(),
             writes: 0,
             walked: Walked::default(),
-            story: Vec::new(),
-            telling: false,
+            story: None,
+        };
+        shapes.iter().for_each(|shape| world.add(*shape));
+        world
+    }
+
+    fn add(&mut self, shape: Shape) {
+        let group = self.groups;
+        self.groups += 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a handful of members")]
+        let first = self.nodes.len() as At;
+        let awaited = Awaited {
+            members: (first..first + shape.members).collect(),
+            k: shape.k,
+        };
+        for at in first..first + shape.members + shape.spare {
+            #[expect(clippy::expect_used, reason = "a constant that parses")]
+            let id = MemberId::parse(char::from(b'a' + at)).expect("an id");
+            self.ids.push(id.clone());
+            let durable = Durable {
+                promise: Term::new(1),
+                upstream: None,
+                mark: Mark::None,
+            };
+            let member = self.member(id, durable);
+            self.nodes.push(Node::new(member, group, awaited.clone()));
+        }
+        let members = awaited.members.iter().map(|at| self.admitted(*at));
+        let stored = control::birth(group, members.collect(), shape.k, &self.cells[0]);
+        let version = Version {
+            revision: 1,
+            stored: Rc::new(stored),
+        };
+        self.store.push(vec![version.clone()]);
+        for replica in &mut self.believed {
+            replica.push(version.clone());
+        }
+        for shard in control::shards(group) {
+            let gate = match self.mutant {
+                Some(mutant) => Gate::weakened(mutant.gate()),
+                None => Gate::default(),
+            };
+            self.gates.push((shard, gate, Term::ZERO));
+        }
+        self.told.push(Told::default());
+    }
+
+    pub(super) fn member(&self, id: MemberId, durable: Durable) -> Member {
+        match self.mutant {
+            Some(mutant) => Member::weakened(id, durable, mutant.member()),
+            None => Member::new(id, durable),
         }
     }
 
-    /// The same, keeping the story.
-    #[must_use]
-    pub fn telling(self) -> Self {
-        Self {
-            telling: true,
-            ..self
+    fn admitted(&self, at: At) -> Admitted {
+        let node = self.node(at);
+        Admitted {
+            id: node.id.clone(),
+            volume: node.nonce(),
         }
-    }
-
-    /// What was broken, if anything was.
-    pub fn violation(&self) -> Option<Violation> {
-        self.told.broken.clone()
-    }
-
-    /// What happened, oldest first.
-    pub fn story(self) -> Vec<String> {
-        self.story
     }
 
     /// What was reached.
@@ -138,741 +192,302 @@ impl World {
         self.walked
     }
 
-    fn tell(&mut self, what: impl FnOnce() -> String) {
-        if self.telling {
-            self.story.push(what());
+    /// Keeps the story from here on.
+    #[must_use]
+    pub fn telling(self) -> Self {
+        Self {
+            story: Some(Story::default()),
+            ..self
         }
     }
 
-    fn any(&mut self, of: usize) -> usize {
-        self.rng.random_range(0..of)
+    /// What happened, a line a choice.
+    pub fn story(self) -> Vec<String> {
+        self.story.map(Story::lines).unwrap_or_default()
     }
 
-    /// One random event.
-    pub fn act(&mut self) {
-        let node = self.any(self.nodes.len());
-        // Work is quick and losses are rare, else nothing would ever be opened to be lost.
-        match self.rng.random_range(0..1_000_u32) {
-            0..430 => self.work(node),
-            430..620 => self.deliver(),
-            620..730 => self.replicate(node),
-            730..780 => self.write(node),
-            780..840 => self.commit(node),
-            840..890 => self.finish_long_work(node),
-            890..905 => self.lead(node),
-            905..917 => self.order(),
-            917..930 => self.refresh(),
-            930..945 => self.show_table(),
-            945..970 => self.ask_again(node),
-            970..975 => self.unreachable(node),
-            975..988 => self.restart(node),
-            988..997 => self.stop(node),
-            _ => {}
+    pub(super) fn node(&self, at: At) -> &Node {
+        &self.nodes[usize::from(at)]
+    }
+
+    pub(super) fn at(&mut self, at: At) -> &mut Node {
+        &mut self.nodes[usize::from(at)]
+    }
+
+    /// Members are named a, b, c, …
+    pub(super) fn index(id: &MemberId) -> At {
+        id.as_str().bytes().next().map_or(0, |b| b - b'a')
+    }
+
+    pub(super) fn tell(&mut self, what: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.effect(what());
         }
     }
 
-    /// Now and then, a member or only its PostgreSQL dies.
-    fn stop(&mut self, at: usize) {
-        match self.any(6) {
-            0 => self.crash(at),
-            1 => self.postgres_dies(at),
-            _ => {}
-        }
-    }
-
-    /// The next output of the last input, or the next input.
-    fn work(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if !node.alive {
-            return;
-        }
-        if let Some(output) = node.queue.pop_front() {
-            self.perform(at, output);
-        } else if let Some((caller, input)) = node.inbox.pop_front() {
-            node.caller = caller;
-            let outputs = node.member.step(input.clone());
-            node.queue.extend(outputs);
-            self.tell(|| format!("g-{} takes {input:?}", at + 1));
-        }
-    }
-
-    fn perform(&mut self, at: usize, output: Output) {
-        self.tell(|| format!("g-{} does {output:?}", at + 1));
-        let node = &mut self.nodes[at];
-        match output {
-            Output::Persist(durable) => {
-                if node.disk.promise.supersedes(durable.promise) {
-                    let what = format!("{} promises {:?} again", node.id, durable.promise);
-                    // Without the promise check a member goes back by design of the mutant.
-                    self.told.broke("EPOCH_GROWS", what);
-                    return;
-                }
-                node.disk = durable;
-            }
-            Output::ClosePort => {
-                node.port = None;
-                node.waiting.clear();
-            }
-            Output::CutLinks { except } => self.cut_links(at, except.as_ref()),
-            Output::CutUpstream | Output::AwaitReceiverGone => node.link = None,
-            Output::AnswerPrepared { term } => {
-                let (volume, recruit) = (node.id.to_string(), node.recruit());
-                self.reply(
-                    at,
-                    Answer::Prepared {
-                        term,
-                        volume,
-                        recruit,
-                    },
-                );
-            }
-            Output::AnswerDemoted { term } => {
-                let (end, history) = (node.end(), node.rows());
-                self.reply(at, Answer::Demoted { term, end, history });
-            }
-            Output::Answer(answer) => self.reply(at, answer),
-            Output::CompareLogs => {
-                let outputs = node.member.step(Input::Compared(node.end()));
-                for output in outputs.into_iter().rev() {
-                    node.queue.push_front(output);
-                }
-            }
-            Output::Link { upstream, .. } => {
-                let stands = node
-                    .link
-                    .as_ref()
-                    .is_some_and(|link| link.upstream == upstream);
-                if !stands {
-                    node.link = Some(Link {
-                        upstream,
-                        established: false,
-                    });
-                }
-            }
-            Output::StopPostgres => self.end_postgres(at),
-            Output::StartStandby => {
-                node.postgres = Postgres::Standby;
-                node.inbox.push_back((None, Input::StandbyUp));
-            }
-            Output::Rebuild { upstream, .. } => node.rebuild_from = Some(upstream),
-            Output::Promote { term } => node.promoting = Some(term),
-            Output::OpeningTransaction { term, grants } => self.opening(at, term, grants),
-            Output::OpenPort { term } => self.open_port(at, term),
-            Output::Deny(why) => self.drive(
-                at,
-                driver::Input::Denied {
-                    reason: why.to_string(),
-                },
-            ),
-        }
-    }
-
-    fn cut_links(&mut self, at: usize, except: Option<&MemberId>) {
-        let own = self.ids[at].clone();
-        let node = &mut self.nodes[at];
-        if node
-            .link
-            .as_ref()
-            .is_some_and(|link| Some(&link.upstream) != except)
-        {
-            node.link = None;
-        }
-        for (other, id) in self.nodes.iter_mut().zip(&self.ids) {
-            let mine = other.link.as_mut().filter(|link| link.upstream == own);
-            if let Some(link) = mine.filter(|_| Some(id) != except) {
-                link.established = false;
-            }
-        }
-    }
-
-    fn end_postgres(&mut self, at: usize) {
-        self.cut_links(at, None);
-        self.nodes[at].postgres_ended();
-    }
-
-    fn reply(&mut self, at: usize, answer: Answer) {
-        let from = self.ids[at].clone();
-        if let Some(caller) = self.nodes[at].caller.clone() {
-            let to = self.index(&caller);
-            self.send(Message::Answer { to, from, answer });
-        }
-    }
-
-    fn index(&self, id: &MemberId) -> usize {
-        self.ids
-            .iter()
-            .position(|other| other == id)
-            .unwrap_or_default()
-    }
-
-    fn send(&mut self, message: Message) {
+    pub(super) fn send(&mut self, message: Message) {
         if self.messages.len() >= MESSAGES_MAX {
             self.messages.remove(0);
         }
         self.messages.push(message);
     }
 
-    /// The opening transaction: the row only if it is the greatest, every grant only if newer.
-    fn opening(&mut self, at: usize, term: Term, grants: Vec<Grant>) {
-        let node = &mut self.nodes[at];
-        if node.postgres != Postgres::Primary {
-            node.queue
-                .push_front(Output::OpeningTransaction { term, grants });
-            return;
-        }
-        let stale_row = !term.supersedes(node.end().position.term);
-        if stale_row || stale(node, &grants) {
-            let reason = "stale".to_owned();
-            self.drive(at, driver::Input::Denied { reason });
-            return;
-        }
-        let row = Some(TermRow {
-            term,
-            timeline: node.timeline(),
-            fork: node.fork(),
-            primary: node.id.clone(),
-            members: self.ids.clone(),
-            k: 1,
-            op: String::new(),
-        });
-        append(
-            node,
-            Entry::Opening {
-                row: row.clone(),
-                grants,
-            },
-        );
-        let what = Commit::Opening { term, row };
-        node.waiting.push(Waiting {
-            at: node.log.len() - 1,
-            what,
-        });
-    }
-
-    /// In place, at the open term, under the lock that waits for the shards' writers.
-    fn change_owners(&mut self, at: usize, term: Term, grants: Vec<Grant>) {
-        let node = &mut self.nodes[at];
-        let serves = node.member.serving() == Some(term) && node.port == Some(term);
-        if !serves || stale(node, &grants) {
-            self.drive(
-                at,
-                driver::Input::Denied {
-                    reason: "stale".to_owned(),
-                },
-            );
-            return;
-        }
-        let locked = |waiting: &Waiting| match &waiting.what {
-            Commit::Write { shard, .. } => grants.iter().any(|grant| grant.shard == *shard),
-            Commit::Opening { .. } => false,
+    /// Names the state, whatever path led to it: two worlds with one name have one future.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let hash = |what: &dyn Fn(&mut DefaultHasher)| {
+            let mut hasher = DefaultHasher::new();
+            what(&mut hasher);
+            hasher.finish()
         };
-        if node.waiting.iter().any(locked) {
-            self.drive(
-                at,
-                driver::Input::Denied {
-                    reason: "locked".to_owned(),
-                },
-            );
-            return;
-        }
-        append(node, Entry::Opening { row: None, grants });
-        let what = Commit::Opening { term, row: None };
-        node.waiting.push(Waiting {
-            at: node.log.len() - 1,
-            what,
+        // Messages have no order: they may arrive in any.
+        let messages = self.messages.iter();
+        let bag = messages.fold(0_u64, |sum, message| {
+            sum.wrapping_add(hash(&|state| message.hash(state)))
         });
-    }
-
-    fn keep_open(&mut self, at: usize, term: Term, grants: Vec<Grant>) {
-        let node = &self.nodes[at];
-        if node.member.serving().is_some() && node.member.durable().promise == term {
-            self.opening(at, term, grants);
-        } else {
-            self.drive(
-                at,
-                driver::Input::Denied {
-                    reason: "not serving".to_owned(),
-                },
-            );
-        }
-    }
-
-    fn open_port(&mut self, at: usize, term: Term) {
-        let node = &mut self.nodes[at];
-        node.port = Some(term);
-        self.walked.opened += 1;
-        let has = node.writes();
-        let opened = node.end().position.term == term;
-        let served: Vec<_> = node.owners().into_values().collect();
-        self.told.opens(term, &has);
-        if opened {
-            let pairs = served
-                .into_iter()
-                .map(|grant| (grant.shard, grant.epoch.get()));
-            self.told.served.extend(pairs);
-        }
-        self.report(at);
-    }
-
-    fn report(&mut self, at: usize) {
-        if let Some(op) = self.nodes[at].reporting.take() {
-            let primary = self.ids[at].clone();
-            self.send(Message::Opened { op, primary });
-        }
-    }
-
-    fn deliver(&mut self) {
-        if self.messages.is_empty() {
-            return;
-        }
-        let which = self.any(self.messages.len());
-        let message = match self.rng.random_range(0..20_u32) {
-            0 => {
-                self.messages.swap_remove(which);
-                return;
+        hash(&|state| {
+            bag.hash(state);
+            self.nodes.hash(state);
+            self.told.hash(state);
+            for versions in self.believed.iter().chain([&self.store[0]]) {
+                for version in versions {
+                    (version.revision, &version.stored).hash(state);
+                }
             }
-            1 => self.messages[which].clone(),
-            _ => self.messages.swap_remove(which),
-        };
-        self.tell(|| format!("arrives: {message:?}"));
-        match message {
-            Message::Call { to, from, call } if self.nodes[to].alive => {
-                self.nodes[to]
-                    .inbox
-                    .push_back((Some(from), Input::Call(call)));
-            }
-            Message::Answer { to, from, answer } if self.nodes[to].alive => {
-                self.drive(to, driver::Input::Answer { from, answer });
-            }
-            Message::Drive { to, order } if self.nodes[to].alive => self.take_order(to, order),
-            Message::Opened { op, primary } => self.opened(&op, &primary),
-            Message::Call { .. } | Message::Answer { .. } | Message::Drive { .. } => {}
-        }
+        })
     }
 
-    fn take_order(&mut self, at: usize, order: DriveOrder) {
-        let node = &mut self.nodes[at];
-        if node.driver.as_ref().is_some_and(|driver| {
-            driver.order() == &order || driver.order().term.supersedes(order.term)
-        }) {
-            return;
-        }
-        node.asked.clear();
-        node.replay_target = None;
-        node.driver = Some(Driver::new(order));
-        self.drive(at, driver::Input::Start);
-    }
-
-    /// Feeds a member's driver and does what it asks for.
-    fn drive(&mut self, at: usize, input: driver::Input) {
-        let Some(driver) = &mut self.nodes[at].driver else {
-            return;
-        };
-        let outputs = driver.step(input);
-        let own = self.ids[at].clone();
-        for output in outputs {
-            self.tell(|| format!("driver g-{}: {output:?}", at + 1));
-            let node = &mut self.nodes[at];
-            match output {
-                driver::Output::Call { to, call } => {
-                    node.asked.push((to.clone(), call.clone()));
-                    let to = self.index(&to);
-                    self.send(Message::Call {
-                        to,
-                        from: own.clone(),
-                        call,
-                    });
-                }
-                driver::Output::AwaitReplayed(lsn) => node.replay_target = Some(lsn),
-                driver::Output::Promote { term } => {
-                    node.inbox.push_back((None, Input::Promote { term }));
-                    // A running primary that wins again is promoted already.
-                    if node.postgres == Postgres::Primary {
-                        node.promoting = Some(term);
-                    }
-                }
-                driver::Output::OpeningTransaction { term, grants } => {
-                    node.inbox
-                        .push_back((None, Input::OpeningTransaction { term, grants }));
-                }
-                driver::Output::ChangeOwners { term, grants } => {
-                    self.change_owners(at, term, grants);
-                }
-                driver::Output::KeepOpen { term, grants } => self.keep_open(at, term, grants),
-                driver::Output::Open { term } => node.inbox.push_back((None, Input::Open { term })),
-                driver::Output::Report(Progress::Open { .. }) => {
-                    node.reporting = node.driver.as_ref().map(|driver| driver.order().op.clone());
-                    // In place, nothing has to open first.
-                    if node.port.is_some() {
-                        self.report(at);
-                    }
-                }
-                driver::Output::Report(_) => {}
+    /// Makes a choice happen. `false` where it cannot: then nothing has changed.
+    pub fn step(&mut self, choice: Choice) -> Stepped {
+        if self.story.is_some() {
+            let line = story::line(self, choice);
+            if let Some(story) = &mut self.story {
+                story.begin(line);
             }
         }
-    }
-
-    /// One entry along one link.
-    fn replicate(&mut self, at: usize) {
-        let Some(link) = self.nodes[at].link.clone() else {
-            return;
-        };
-        let up = self.index(&link.upstream);
-        if up == at || !self.nodes[at].alive || self.nodes[at].postgres != Postgres::Standby {
-            return;
-        }
-        let (own, upstream) = (&self.nodes[at], &self.nodes[up]);
-        if !upstream.alive || upstream.postgres == Postgres::Down {
-            return;
-        }
-        let prefix = upstream.log.starts_with(&own.log);
-        if !link.established {
-            let accepted = upstream.member.accepts_link(&own.id, own.disk.promise);
-            let refused = !prefix && own.timeline() != upstream.timeline();
-            if !accepted || refused || own.log.len() > upstream.log.len() {
-                return;
+        let stepped = self.happen(choice);
+        match &stepped {
+            Ok(false) => {
+                if let Some(story) = &mut self.story {
+                    story.forget();
+                }
             }
+            _ => self.walked.steps += 1,
         }
-        if !prefix {
-            let what = format!(
-                "{} streams from {}, whose log is another",
-                own.id, upstream.id
-            );
-            self.told.broke("ONE_LOG", what);
-            return;
-        }
-        let next = upstream.log.get(own.log.len()).cloned();
-        let node = &mut self.nodes[at];
-        node.link = Some(Link {
-            established: true,
-            ..link
-        });
-        node.log.extend(next);
+        stepped
     }
 
-    /// A client writes where a port is open, as the cell that owns the shard there.
-    fn write(&mut self, at: usize) {
-        let shard = ShardId(u16::from(self.rng.random_bool(0.5)));
-        let node = &mut self.nodes[at];
-        let Some(term) = node.port else { return };
-        if !node.alive || node.postgres != Postgres::Primary || node.log.len() >= LOG_MAX {
-            return;
-        }
-        if node.end().position.term != term && node.member.durable().promise == term {
-            let what = format!(
-                "{} lets a client write before the row of term {term}",
-                node.id
-            );
-            self.told.broke("HELD_UNTIL_OPEN", what);
-            return;
-        }
-        let Some(owner) = node.owners().remove(&shard) else {
-            return;
-        };
-        self.writes += 1;
-        let number = self.writes;
-        append(node, Entry::Write { number });
-        let what = Commit::Write {
-            number,
-            shard,
-            epoch: owner.epoch,
-            cell: owner.cell,
-        };
-        node.waiting.push(Waiting {
-            at: node.log.len() - 1,
-            what,
-        });
-        self.tell(|| format!("write {number} of shard {shard} on g-{}", at + 1));
-    }
-
-    /// The oldest commit that waits is acknowledged, if enough standbys have it.
-    fn commit(&mut self, at: usize) {
-        let node = &self.nodes[at];
-        let Some(waiting) = node.waiting.first().cloned() else {
-            return;
-        };
-        let holds = |other: &&Node| {
-            other.alive
-                && other.log.len() > waiting.at
-                && other
-                    .link
-                    .as_ref()
-                    .is_some_and(|link| link.established && link.upstream == node.id)
-        };
-        let standbys = self.nodes.iter().filter(holds).count();
-        if standbys < 1 && self.mutant != Some(Mutant::AcknowledgeBeforeQuorum) {
-            return;
-        }
-        self.nodes[at].waiting.remove(0);
-        self.tell(|| format!("acknowledged on g-{}: {:?}", at + 1, waiting.what));
-        match waiting.what {
-            Commit::Write {
-                number,
-                shard,
-                epoch,
+    fn happen(&mut self, choice: Choice) -> Stepped {
+        match choice {
+            Choice::Deliver(key, outputs) => self.deliver(key, outputs, Copies::None),
+            Choice::Repeat(key, outputs) => self.deliver(key, outputs, Copies::One),
+            Choice::Lose(key) => Ok(self.take_message(key, Copies::None).is_some()),
+            Choice::Work(at, outputs) => self.work(at, outputs),
+            Choice::Link(at) => self.establish(at),
+            Choice::Stream(at, entries) => self.stream(at, usize::from(entries)),
+            Choice::Write(at, shard, cell) => self.write(at, shard, cell, Pace::AtOnce),
+            Choice::Linger(at, shard, cell) => self.write(at, shard, cell, Pace::Lingering),
+            Choice::Execute(at, nth) => self.execute(at, usize::from(nth)),
+            Choice::Commit(at) => self.commit(at),
+            Choice::Promoted(at) => self.promoted(at),
+            Choice::Ready(at) => self.ready(at),
+            Choice::Replayed(at) => self.replayed(at),
+            Choice::Rebuilt(at) => self.rebuilt(at),
+            Choice::RebuildFails(at) => self.rebuild_fails(at),
+            Choice::Lead(at, to) => Ok(self.lead(at, to)),
+            Choice::Again(at, to) => Ok(self.ask_again(at, to)),
+            Choice::Unreachable(at, other) => self.unreachable(at, other),
+            Choice::Crash(at) => Ok(self.crash(at)),
+            Choice::Start(at) => Ok(self.start(at)),
+            Choice::PostgresDies(at) => self.postgres_dies(at),
+            Choice::LoseVolume(at) => Ok(self.lose_volume(at)),
+            Choice::Isolate(at) => self.local(at, Input::Isolated),
+            Choice::Hear(at) if self.hears(at) => self.local(at, Input::Heard),
+            Choice::Hear(_) => Ok(false),
+            Choice::Read(replica, group, back) => Ok(self.read(replica, group, back)),
+            Choice::Order {
+                replica,
+                group,
+                kind,
+                target,
                 cell,
-            } => {
-                self.walked.acknowledged += 1;
-                self.told.acknowledge(number, shard, epoch, &cell);
-            }
-            Commit::Opening { term, row } => self.opening_acknowledged(at, term, row),
+                scope,
+            } => Ok(self.order(replica, group, (kind, target, cell), scope)),
+            Choice::Policy(replica, group, change) => Ok(self.order_policy(replica, group, change)),
+            Choice::Drive(replica, group) => Ok(self.order_drive(replica, group)),
+            Choice::Show(group, back) => self.show(group, back),
+            Choice::Suspect(shard) => Ok(self.suspect(shard)),
+            Choice::Probe(shard) => self.probe(shard),
         }
     }
 
-    fn opening_acknowledged(&mut self, at: usize, term: Term, row: Option<TermRow>) {
-        let node = &mut self.nodes[at];
-        let kept = node.member.serving().is_some();
-        let input = if kept {
-            Input::KeptOpen { term }
+    fn take_message(&mut self, key: Key, copies: Copies) -> Option<Message> {
+        let which = self.messages.iter().position(|m| m.key() == key)?;
+        Some(match copies {
+            Copies::None => self.messages.remove(which),
+            Copies::One => self.messages[which].clone(),
+        })
+    }
+
+    fn deliver(&mut self, key: Key, outputs: u8, copies: Copies) -> Stepped {
+        let Some(message) = self.take_message(key, copies) else {
+            return Ok(false);
+        };
+        match message {
+            Message::Call { from, to, call } if self.node(to).alive => {
+                self.called(from, to, call, outputs)?;
+            }
+            Message::Answer { from, to, answer } if self.node(to).alive => {
+                let from = self.ids[usize::from(from)].clone();
+                self.drive(to, driver::Input::Answer { from, answer })?;
+            }
+            Message::Drive { to, order, leaving } if self.node(to).alive => {
+                self.take_order(to, &order, leaving)?;
+            }
+            Message::Reload { to, reload } if self.node(to).alive => self.reload(to, reload),
+            Message::Admit { to, admitted, term } => self.admit(to, &admitted, term),
+            Message::Opened {
+                group, op, primary, ..
+            } => self.opened(group, &op, &primary),
+            Message::Reloaded { group, number, .. } => self.reloaded(group, number),
+            Message::Put {
+                replica,
+                group,
+                revision,
+                next,
+            } => self.put(replica, group, revision, next, outputs)?,
+            Message::Call { .. }
+            | Message::Answer { .. }
+            | Message::Drive { .. }
+            | Message::Reload { .. } => self.tell(|| "nobody is there".to_owned()),
+        }
+        Ok(true)
+    }
+
+    fn called(&mut self, from: At, to: At, call: Call, outputs: u8) -> Result<(), Violation> {
+        let node = self.at(to);
+        node.inbox
+            .push_back((Asker::Member(from), Input::Call(call)));
+        if node.idle() && node.inbox.len() == 1 {
+            self.work(to, outputs)?;
         } else {
-            Input::OpeningAcknowledged { term }
+            self.tell(|| "waits".to_owned());
+        }
+        Ok(())
+    }
+
+    /// An input from the machine itself, when the agent has nothing else to do.
+    pub(super) fn local(&mut self, at: At, input: Input) -> Stepped {
+        let node = self.at(at);
+        if !node.alive || !node.idle() || !node.inbox.is_empty() {
+            return Ok(false);
+        }
+        let mut after = node.member.clone();
+        if after.step(input.clone()).is_empty() {
+            return Ok(false);
+        }
+        node.inbox.push_back((Asker::Nobody, input));
+        self.work(at, ALL)
+    }
+
+    /// Whether k of its standbys say that their promise is its own.
+    fn hears(&self, at: At) -> bool {
+        let (own, awaited) = (self.node(at).disk.promise, &self.node(at).awaited);
+        let same = |other: &&At| {
+            let node = self.node(**other);
+            **other != at && node.alive && node.disk.promise == own
         };
-        if row.is_some() {
-            node.inbox.push_back((None, input));
-        }
-        if kept {
-            if row.is_some() {
-                node.port = Some(term);
-            }
-            let served = node
-                .owners()
-                .into_values()
-                .map(|g| (g.shard, g.epoch.get()));
-            self.told.served.extend(served.collect::<Vec<_>>());
-        }
-        self.drive(at, driver::Input::Acknowledged { row });
+        awaited.members.iter().filter(same).count() >= usize::from(awaited.k)
     }
 
-    /// Promotions, rebuilds and replays take their time.
-    fn finish_long_work(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if !node.alive {
-            return;
-        }
-        if let Some(term) = node.promoting.take() {
-            if node.postgres == Postgres::Standby {
-                node.postgres = Postgres::Primary;
-                node.link = None;
-                let timeline = u32::try_from(term.get()).unwrap_or(u32::MAX);
-                node.log.push((timeline, Entry::Promotion));
-            }
-            node.inbox.push_back((None, Input::Promoted { term }));
-            self.drive(at, driver::Input::Promoted);
-        } else if let Some(upstream) = node.rebuild_from.take() {
-            let up = self.index(&upstream);
-            let leads = self.nodes[up].alive && self.nodes[up].member.leading().is_some();
-            let log = self.nodes[up].log.clone();
-            let node = &mut self.nodes[at];
-            if leads {
-                node.log = log;
-                node.inbox.push_back((None, Input::Rebuilt));
-            } else {
-                node.inbox.push_back((None, Input::RebuildFailed));
-            }
-        } else if node
-            .replay_target
-            .is_some_and(|lsn| node.log.len() as u64 >= lsn.0)
-        {
-            node.replay_target = None;
-            self.drive(at, driver::Input::Replayed);
-        }
-    }
-
-    /// Who leads repeats `Follow` to the others.
-    fn lead(&mut self, at: usize) {
-        let node = &self.nodes[at];
-        let Some(term) = node.member.leading().filter(|_| node.alive) else {
-            return;
-        };
-        let (upstream, history) = (node.id.clone(), node.rows());
-        let to = (at + 1 + self.any(2)) % 3;
-        let call = Call::Follow {
-            term,
-            upstream: upstream.clone(),
-            history,
-            settled: true,
-        };
-        self.send(Message::Call {
-            to,
-            from: upstream,
-            call,
-        });
-    }
-
-    fn refresh(&mut self) {
-        let which = self.any(2);
-        let Store { revision, record } = self.store.clone();
-        self.replicas[which] = Replica { revision, record };
-    }
-
-    /// A replica of control orders an op, or repeats the order of the one that is running.
-    fn order(&mut self) {
-        let (which, target, cell) = (self.any(2), self.any(3), self.any(2));
-        let replica = self.replicas[which].clone();
-        if let Some(order) = control::drive_order(&replica.record).filter(|_| self.any(2) == 0) {
-            let to = self.index(&order.target);
-            self.send(Message::Drive { to, order });
-            return;
-        }
-        let kind = match self.any(6) {
-            0 => OpKind::OwnerChange,
-            1 => OpKind::CallOff,
-            2 | 3 => OpKind::Switchover,
-            _ => OpKind::Failover,
-        };
-        let scope = [Scope::NoShard, Scope::OneShard, Scope::BothShards][self.any(3)];
-        let primary = replica
-            .record
-            .open
-            .as_ref()
-            .map(|open| open.primary.clone());
-        let target = match (kind, primary) {
-            (OpKind::OwnerChange | OpKind::CallOff, Some(primary)) => primary,
-            _ => self.ids[target].clone(),
-        };
-        let begin = control::order(
-            &replica.record,
-            kind,
-            &target,
-            &self.cells[cell].clone(),
-            scope,
-        );
-        let Some(next) = control::begin(&replica.record, &begin, self.mutant) else {
-            return;
-        };
-        self.put(which, &replica, next);
-        if let Some(order) = control::drive_order(&self.store.record) {
-            let to = self.index(&order.target);
-            self.send(Message::Drive { to, order });
-        }
-    }
-
-    fn put(&mut self, which: usize, replica: &Replica, next: GroupRecord) {
-        let before = self.store.record.clone();
-        if control::put(&mut self.store, replica, next, self.mutant).is_err() {
-            return;
-        }
-        let record = self.store.record.clone();
-        self.tell(|| format!("record: {record:?}"));
-        let backwards = before.term.supersedes(record.term)
-            || [ShardId(0), ShardId(1)].iter().any(|shard| {
-                let epoch = |r: &GroupRecord| r.run_of(*shard).map_or(Epoch::ZERO, |r| r.epoch);
-                epoch(&before).supersedes(epoch(&record))
-            });
-        if backwards {
-            self.told
-                .broke("EPOCH_GROWS", "the record's numbers went back".to_owned());
-        }
-        self.tables.push(record.clone());
-        // Its own write is what it knows; whether it hears of it is another matter.
-        if self.any(8) != 0 {
-            self.replicas[which] = Replica {
-                revision: self.store.revision,
-                record,
-            };
-        }
-    }
-
-    /// P8.
-    fn opened(&mut self, op: &str, primary: &MemberId) {
-        let which = self.any(2);
-        let replica = self.replicas[which].clone();
-        if let Some(next) = control::finish(&replica.record, op, primary) {
-            self.put(which, &replica, next);
-        }
-    }
-
-    /// The gateway is shown a table, not always the newest.
-    fn show_table(&mut self) {
-        let back = self.any(self.tables.len().min(3)) + 1;
-        let table = &self.tables[self.tables.len() - back];
-        if table.open.is_none() {
-            return;
-        }
-        for (shard, gate) in &mut self.gates {
-            let Some(run) = table.run_of(*shard) else {
-                continue;
-            };
-            let row = match run.phase {
-                RunPhase::Active => Row::Active(run.epoch),
-                RunPhase::Switching { .. } => Row::Switching(run.epoch),
-            };
-            let before = gate.epoch();
-            let decision = gate.row(row);
-            if before.supersedes(gate.epoch()) {
-                let what = format!("a gate of shard {shard} went back from epoch {before}");
-                self.told.broke("EPOCH_GROWS", what);
-            }
-            if decision == Decision::Release {
-                self.walked.released += 1;
-                self.told.releases(*shard, gate.epoch());
-            }
-        }
-    }
-
-    fn ask_again(&mut self, at: usize) {
-        let asked = &self.nodes[at].asked;
-        if asked.is_empty() || !self.nodes[at].alive {
-            return;
-        }
-        let (to, call) = asked[self.rng.random_range(0..asked.len())].clone();
-        let (to, from) = (self.index(&to), self.ids[at].clone());
-        self.send(Message::Call { to, from, call });
-    }
-
-    fn unreachable(&mut self, at: usize) {
-        let other = self.any(3);
-        if self.nodes[at].alive && !self.nodes[other].alive {
-            let from = self.ids[other].clone();
-            self.drive(at, driver::Input::Unreachable { from });
-        }
-    }
-
-    fn crash(&mut self, at: usize) {
-        if !self.nodes[at].alive {
-            return;
+    fn crash(&mut self, at: At) -> bool {
+        if !self.node(at).alive {
+            return false;
         }
         self.walked.crashes += 1;
         self.cut_links(at, None);
-        self.nodes[at].crash();
-        self.tell(|| format!("g-{} crashes", at + 1));
+        self.at(at).crash();
+        true
     }
 
-    fn restart(&mut self, at: usize) {
-        if self.nodes[at].alive {
-            return;
+    fn start(&mut self, at: At) -> bool {
+        let node = self.node(at);
+        if node.alive {
+            return false;
         }
-        let node = &mut self.nodes[at];
+        let member = self.member(node.id.clone(), node.disk.clone());
+        let node = self.at(at);
         node.alive = true;
-        node.member = make(self.mutant)(node.id.clone(), node.disk.clone());
-        node.inbox.push_back((None, Input::Started));
-        self.tell(|| format!("g-{} starts", at + 1));
+        node.member = member;
+        node.inbox.push_back((Asker::Nobody, Input::Started));
+        true
     }
 
-    fn postgres_dies(&mut self, at: usize) {
-        // Between two inputs only: during one it is the same as a crash of both.
-        let node = &self.nodes[at];
-        if !node.alive || node.postgres == Postgres::Down || !node.queue.is_empty() {
+    fn lose_volume(&mut self, at: At) -> bool {
+        let node = self.at(at);
+        if node.alive || node.disk.mark == Mark::Lost {
+            return false;
+        }
+        node.lose_volume();
+        true
+    }
+
+    /// The lost member's agent finds a volume that control admits.
+    fn admit(&mut self, at: At, admitted: &Admitted, term: Term) {
+        let node = self.at(at);
+        let volume = node.volume + 1;
+        if node.disk.mark != Mark::Lost || admitted.volume != format!("{}{volume}", node.id) {
             return;
         }
+        node.crash();
+        node.admitted(volume, term);
+        node.promised = node.promised.newest(term);
+    }
+
+    fn postgres_dies(&mut self, at: At) -> Stepped {
+        // Between two inputs only: during one it is the same as a crash of both.
+        let node = self.node(at);
+        if !node.alive || node.postgres == Postgres::Down || !node.idle() {
+            return Ok(false);
+        }
+        self.walked.crashes += 1;
         self.end_postgres(at);
-        self.nodes[at]
-            .inbox
-            .push_back((None, Input::PostgresExited));
-        self.tell(|| format!("PostgreSQL of g-{} dies", at + 1));
+        self.push(at, Asker::Nobody, Input::PostgresExited);
+        Ok(true)
+    }
+
+    /// The newest version of a group's record.
+    pub(super) fn newest(&self, group: u8) -> &Version {
+        let versions = &self.store[usize::from(group)];
+        &versions[versions.len() - 1]
+    }
+
+    pub(super) fn believed(&self, replica: u8, group: u8) -> Rc<Stored> {
+        self.believed[usize::from(replica)][usize::from(group)]
+            .stored
+            .clone()
+    }
+
+    pub(super) fn broke(invariant: &'static str, what: String) -> Result<(), Violation> {
+        Err(Violation { invariant, what })
     }
 }
 
-fn append(node: &mut Node, entry: Entry) {
-    let timeline = node.timeline();
-    node.log.push((timeline, entry));
+/// Whether a message that arrives is still under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    None,
+    One,
 }
 
-fn stale(node: &Node, grants: &[Grant]) -> bool {
-    let owners = node.owners();
-    grants.iter().any(|grant| {
-        owners
-            .get(&grant.shard)
-            .is_some_and(|owner| !grant.epoch.supersedes(owner.epoch))
-    })
+/// Whether a client's statement executes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    AtOnce,
+    Lingering,
+}
+
+/// The epoch of a row.
+pub(super) fn epoch_of(row: Row) -> Epoch {
+    let (Row::Active(epoch) | Row::Switching(epoch)) = row;
+    epoch
 }
