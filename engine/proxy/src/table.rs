@@ -12,7 +12,7 @@ mod reports;
 pub mod source;
 
 pub use data_plane::{FollowerConfig, Observed, TableFollower, TableHandle, Worker};
-pub use follow::{Age, FollowConfig, Followed, Held, Uplink, follow};
+pub use follow::{Age, FollowConfig, Followed, Held, Uplink, follow, follow_all};
 pub use receive::{Gap, Received, receive};
 pub use reports::Pace;
 pub use source::{

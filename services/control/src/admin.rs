@@ -7,15 +7,22 @@ use atoll_telemetry::{Admin, Metrics, admin};
 
 use crate::app::Control;
 use crate::error::Error;
+use crate::seat::Standing;
 
-/// Serves the admin endpoint; ready once a table has been published.
+/// Serves the admin endpoint; ready once a table has been published, and while there is a majority
+/// of the store behind this replica.
 pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<SocketAddr, Error> {
     let ready = control.clone();
     let table = control.clone();
     let admin = Admin::new(Metrics::new(&[]))
-        .ready(move || match ready.publisher.current() {
-            Some(_) => Ok(()),
-            None => Err("no table has been published yet".to_owned()),
+        .ready(move || match ready.seat.standing() {
+            Standing::ReadOnly { reason } => Err(format!(
+                "read-only, without a majority of the store: {reason}"
+            )),
+            Standing::Acts | Standing::Waits { .. } => match ready.publisher.current() {
+                Some(_) => Ok(()),
+                None => Err("no table has been published yet".to_owned()),
+            },
         })
         .debug("table", move || {
             table

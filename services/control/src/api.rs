@@ -1,7 +1,7 @@
 //! Intent that comes in and answers that go out, over HTTP: handlers translate, they decide
 //! nothing.
 
-mod executions;
+pub(crate) mod executions;
 mod explain;
 mod order;
 mod rows;

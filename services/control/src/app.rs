@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_runtime::Runtime;
-use atoll_store::Redb;
+use atoll_store::Backend;
 use atoll_topology::{MemberId, RegionId, Topology};
-use atoll_workflow::Store;
-use tracing::info;
+use atoll_workflow::{Store, StoreError};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -19,8 +19,12 @@ use crate::places::Places;
 use crate::publish::Publisher;
 use crate::reconcile::{birth, execution, op};
 use crate::records::Records;
+use crate::seat::{self, Seat};
 use crate::timeline::Timeline;
 use crate::{api, automatic, streams};
+
+/// Pause before a store that could not be read at the start is read again.
+const STORE_AGAIN: Duration = Duration::from_millis(100);
 
 /// What every part of control can see.
 pub(crate) struct Control {
@@ -36,6 +40,8 @@ pub(crate) struct Control {
     pub(crate) records: Records,
     /// Where tables are made.
     pub(crate) publisher: Publisher,
+    /// Whether this replica acts, or another one.
+    pub(crate) seat: Seat,
     /// What data planes say.
     pub(crate) planes: Planes,
     /// What agents say.
@@ -77,6 +83,7 @@ impl Control {
             places,
             records,
             publisher,
+            seat: Seat::alone(),
             planes: Planes::default(),
             agents: Agents::default(),
             executions,
@@ -128,25 +135,10 @@ impl Control {
                 .tasks()
                 .spawn(format!("ops of {group}"), op::run(control, id));
         }
-        self.runtime
-            .tasks()
-            .spawn("publication", republish(self.clone()));
-    }
-}
-
-/// Publishes whenever a record changes, whoever changed it.
-async fn republish(control: Arc<Control>) {
-    let mut records = control.records.subscribe();
-    loop {
-        let now = records.borrow_and_update().clone();
-        if let Err(error) = control.publisher.publish(&now).await {
-            tracing::warn!(%error, "the table could not be published; again");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        }
-        if records.changed().await.is_err() {
-            return;
-        }
+        let (control, shutdown) = (self.clone(), self.runtime.shutdown());
+        self.runtime.tasks().spawn("publication", async move {
+            control.publisher.follow(shutdown).await;
+        });
     }
 }
 
@@ -163,14 +155,29 @@ pub async fn serve(
             path: config.data.clone(),
             source,
         })?;
-    let store = Redb::open(&config.data.join("store.redb"), runtime.tasks()).await?;
-    serve_on(config, Arc::new(store), runtime, ready).await
+    let backend = config.backend();
+    let store = atoll_store::open(&backend, &runtime).await?;
+    let seat = match backend {
+        Backend::Redb { .. } => Seat::alone(),
+        Backend::Etcd { .. } | Backend::Memory {} => Seat::shared(),
+    };
+    run(config, store, seat, runtime, ready).await
 }
 
-/// The same on a store that somebody else has opened.
+/// The same on a store that somebody else has opened, and that other replicas use too.
 pub async fn serve_on(
     config: Config,
     store: Arc<dyn Store>,
+    runtime: Runtime,
+    ready: impl FnOnce(&str),
+) -> Result<(), Error> {
+    run(config, store, Seat::shared(), runtime, ready).await
+}
+
+async fn run(
+    config: Config,
+    store: Arc<dyn Store>,
+    seat: Seat,
     runtime: Runtime,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
@@ -185,15 +192,17 @@ pub async fn serve_on(
             path: config.topology.clone(),
             source,
         })?;
-    let topology = Topology::parse(&text).map_err(|violations| Error::Topology {
-        path: config.topology.clone(),
-        violations: violations.to_string(),
-    })?;
-    api::remember(store.as_ref(), &text, &config.topology).await?;
-    let places = config.places.clone();
-    let control = Control::new(runtime.clone(), store, topology, places).await?;
+    let Some(control) = begin(&config, &text, &store, &runtime).await? else {
+        return Ok(());
+    };
+    let here = control
+        .places
+        .get(&config.process)
+        .and_then(|place| place.region.clone());
     let control = Arc::new(Control {
         automatic: config.automatic_failover,
+        region: here.unwrap_or_else(view::outside),
+        seat,
         ..control
     });
     control.start();
@@ -205,6 +214,51 @@ pub async fn serve_on(
         "api=http://{api} streams={streams} admin=http://{admin}"
     ));
     info!(process = %config.process, %api, %streams, "control serves");
+    if !control.seat.acts() {
+        seat::run(control, config.process).await;
+    }
     runtime.shutdown().requested().await;
     Ok(())
+}
+
+/// Reads what the store has, as soon as it can be read; `None` where the end came before.
+async fn begin(
+    config: &Config,
+    text: &str,
+    store: &Arc<dyn Store>,
+    runtime: &Runtime,
+) -> Result<Option<Control>, Error> {
+    let topology = Topology::parse(text).map_err(|violations| Error::Topology {
+        path: config.topology.clone(),
+        violations: violations.to_string(),
+    })?;
+    let mut said = false;
+    let shutdown = runtime.shutdown();
+    loop {
+        let begun = async {
+            api::remember(store.as_ref(), text, &config.topology).await?;
+            let (topology, places) = (topology.clone(), config.places.clone());
+            Control::new(runtime.clone(), store.clone(), topology, places).await
+        };
+        let error = match begun.await {
+            Ok(control) => return Ok(Some(control)),
+            Err(Error::Store(error)) if passes(&error) => error,
+            Err(error) => return Err(error),
+        };
+        if !std::mem::replace(&mut said, true) {
+            warn!(%error, "the store cannot be read yet; waiting for it");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STORE_AGAIN) => {}
+            () = shutdown.requested() => return Ok(None),
+        }
+    }
+}
+
+/// Whether the store may do later what it does not do now.
+fn passes(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }
+    )
 }

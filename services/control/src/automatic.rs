@@ -49,7 +49,7 @@ async fn judge(control: Arc<Control>, limits: Limits, act: bool) {
             if news {
                 warn!(verdict = text, "verdict");
             }
-            if !act {
+            if !act || !control.seat.acts() {
                 continue;
             }
             match follow(&control, &verdict, &limits, now_ms).await {

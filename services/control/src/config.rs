@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use atoll_store::Backend;
 use atoll_topology::ProcessId;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +21,11 @@ pub struct Config {
     pub streams: SocketAddr,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
-    /// Directory of the store.
+    /// Its directory.
     pub data: PathBuf,
+    /// Where intent is kept. Default: a file in its directory, for one replica.
+    #[serde(default)]
+    pub store: Option<Backend>,
     /// The topology file; read at each start, and refused where it is not the one that the store
     /// was begun with.
     pub topology: PathBuf,
@@ -36,6 +40,16 @@ pub struct Config {
     /// The window of automation's guards, in seconds. Default: 600.
     #[serde(default)]
     pub automatic_window_seconds: Option<u64>,
+}
+
+impl Config {
+    /// Where intent is kept.
+    pub(crate) fn backend(&self) -> Backend {
+        let file = || Backend::Redb {
+            path: self.data.join("store.redb"),
+        };
+        self.store.clone().unwrap_or_else(file)
+    }
 }
 
 fn yes() -> bool {

@@ -10,12 +10,17 @@ use atoll_workflow::{Change, Revision, Store, StoreError};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::stored::decode;
 
 /// Pause before a store that could not be read is read again.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How often everything is read again though it is followed: what a watch does not tell is no proof
+/// that nothing happened.
+pub(crate) const REFRESH: Duration = Duration::from_secs(2);
 
 /// A kind of values that the store keeps under one prefix. None of them is ever deleted.
 pub(crate) trait Kept: DeserializeOwned + Clone + Send + Sync + 'static {
@@ -120,7 +125,18 @@ impl<T: Kept> Followed<T> {
     async fn until_broken(&self) -> Result<(), StoreError> {
         let revision = self.refresh().await?;
         let mut changes = self.store.watch(T::PREFIX, revision).await?;
-        while let Some(next) = changes.next().await {
+        let mut ticks = interval(REFRESH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            let next = tokio::select! {
+                next = changes.next() => next,
+                _ = ticks.tick() => {
+                    self.refresh().await?;
+                    continue;
+                }
+            };
+            let Some(next) = next else { return Ok(()) };
             let next = next?;
             for Change { key, value } in next.changes {
                 if let Some(value) = value {
@@ -128,6 +144,5 @@ impl<T: Kept> Followed<T> {
                 }
             }
         }
-        Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod plans;
 mod publish;
 mod reconcile;
 mod records;
+mod seat;
 mod stored;
 mod streams;
 mod timeline;

@@ -73,6 +73,13 @@ impl Places {
         )
     }
 
+    /// Names exactly these places.
+    pub(crate) fn hash(&self) -> String {
+        let all: Vec<&Place> = self.0.values().collect();
+        let text = crate::stored::encode(&all);
+        crate::plans::hash_of(&String::from_utf8_lossy(&text))
+    }
+
     /// One of them.
     pub(crate) fn get(&self, process: &ProcessId) -> Option<&Place> {
         self.0.get(process)
@@ -81,6 +88,13 @@ impl Places {
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Place> {
         self.0.values()
+    }
+
+    /// The gateways and routers that there should be.
+    pub(crate) fn data_planes(&self) -> Vec<ProcessId> {
+        let roles = [PlaceRole::Gateway, PlaceRole::SqlRouter];
+        let planes = self.iter().filter(|place| roles.contains(&place.role));
+        planes.map(|place| place.process.clone()).collect()
     }
 
     /// Addresses of a cell's processes of one role, at a port.

@@ -1,5 +1,6 @@
 //! What the data planes are told: one table, versioned.
 
+mod decided;
 mod publisher;
 mod table;
 

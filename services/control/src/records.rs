@@ -138,6 +138,7 @@ impl Records {
     }
 }
 
-fn key(group: &GroupId) -> String {
+/// Where a group's record stands.
+pub(crate) fn key(group: &GroupId) -> String {
     format!("{}{group}", GroupRecord::PREFIX)
 }

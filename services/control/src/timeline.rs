@@ -42,6 +42,13 @@ pub(crate) struct Mark {
     pub(crate) unix_ms: u64,
 }
 
+impl Mark {
+    /// The step without its details.
+    fn name(&self) -> &str {
+        self.step.split(',').next().unwrap_or_default()
+    }
+}
+
 /// The marks of one group in one execution, as the store keeps them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Marks {
@@ -116,12 +123,16 @@ impl Timeline {
         let marks = all.entry(name).or_default();
         let mut news = false;
         for mark in new {
-            let same = |known: &&mut Mark| known.op == mark.op && known.step == mark.step;
+            let same = |known: &&mut Mark| known.op == mark.op && known.name() == mark.name();
             match marks.iter_mut().find(same) {
-                Some(known) if known.unix_ms <= mark.unix_ms => {}
                 Some(known) => {
-                    known.unix_ms = mark.unix_ms;
-                    news = true;
+                    let before = known.clone();
+                    known.unix_ms = known.unix_ms.min(mark.unix_ms);
+                    // Who was there says more than who came after.
+                    if mark.step.len() > known.step.len() {
+                        known.step.clone_from(&mark.step);
+                    }
+                    news |= *known != before;
                 }
                 None => {
                     marks.push(mark.clone());

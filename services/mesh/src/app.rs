@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_proxy::table::{Age, FollowConfig, Publisher, follow, serve_tables};
+use atoll_proxy::table::{Age, FollowConfig, Publisher, follow_all, serve_tables};
 use atoll_runtime::Runtime;
 use atoll_streams::EncodedTable;
 use atoll_telemetry::{Admin, IntGauge, Metrics, MetricsError, admin};
@@ -30,7 +30,7 @@ pub async fn serve(
     }
     let publisher = Publisher::default();
     let board = Arc::new(Board::default());
-    let to_control = ToControl {
+    let to_control = || ToControl {
         runtime: runtime.clone(),
         process: config.process.clone(),
         region: config.region.clone(),
@@ -43,7 +43,7 @@ pub async fn serve(
     let publish = publisher.clone();
     // What it cannot read it passes on: its receivers may be newer than it is.
     let accept = move |table: &Arc<EncodedTable>| publish.publish(table.clone());
-    let followed = follow(&runtime, from, to_control, accept);
+    let followed = follow_all(&runtime, from, to_control, accept);
 
     let at = config.listen;
     let listener = runtime

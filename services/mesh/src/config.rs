@@ -21,7 +21,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Health, metrics, the table.
     pub admin: SocketAddr,
-    /// Streams of control's replicas, tried in turn.
+    /// Streams of control's replicas, the nearest first; each is followed.
     pub control: Vec<SocketAddr>,
     /// Last good table.
     pub table_file: PathBuf,

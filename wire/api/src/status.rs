@@ -138,6 +138,10 @@ pub struct WorldStatus {
     pub table: u64,
     /// Whether automatic failover is on.
     pub automatic: bool,
+    /// Whether the replica that says this has no majority of the store: it shows what it last knew,
+    /// and changes nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub read_only: bool,
     /// By name.
     pub groups: Vec<GroupStatus>,
     /// By name.
@@ -148,4 +152,9 @@ pub struct WorldStatus {
     pub executions: Vec<String>,
     /// What a person should know, the worst first; empty: all is well.
     pub warnings: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -1,5 +1,6 @@
-//! Follows a source of tables: opens a stream, takes what is newer, turns to the next source when
-//! one is silent, and keeps the last good table on disk, off the path.
+//! Follows sources of tables: opens a stream, takes what is newer, and keeps the last good table on
+//! disk, off the path. A data plane follows one source and turns to the next when it is silent; a
+//! mesh follows all replicas of control at once, for each of them wants its reports.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ const FILE_PAUSE: Duration = Duration::from_secs(1);
 /// What to follow.
 #[derive(Debug, Clone)]
 pub struct FollowConfig {
-    /// Tried in turn.
+    /// Where tables come from.
     pub sources: Vec<SocketAddr>,
     /// The last good table.
     pub file: PathBuf,
@@ -102,36 +103,61 @@ pub struct Followed {
     pub tables: watch::Receiver<Option<Arc<EncodedTable>>>,
     /// How old it is.
     pub age: Age,
-    _tasks: [ScopedTask<()>; 2],
+    _tasks: Vec<ScopedTask<()>>,
 }
 
-/// Starts to follow. `accept` sees each newer table, first the one on disk, before it counts as
-/// held; what it refuses is not held.
+/// Starts to follow one of the sources, tried in turn. `accept` sees each newer table, first the one
+/// on disk, before it counts as held; what it refuses is not held.
 pub fn follow<E: std::error::Error + 'static>(
     runtime: &Runtime,
     config: FollowConfig,
     uplink: impl Uplink,
-    mut accept: impl FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send + 'static,
+    accept: impl FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send + 'static,
 ) -> Followed {
-    let (held, tables) = watch::channel(None);
+    let sources = config.sources.clone();
+    start(runtime, config, vec![(sources, uplink)], accept)
+}
+
+/// The same with every source at once, each on a stream of its own; the newest table of any of them
+/// is held.
+pub fn follow_all<E: std::error::Error + 'static, U: Uplink>(
+    runtime: &Runtime,
+    config: FollowConfig,
+    uplink: impl Fn() -> U,
+    accept: impl FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send + 'static,
+) -> Followed {
+    let sources = config.sources.iter();
+    let streams = sources.map(|source| (vec![*source], uplink())).collect();
+    start(runtime, config, streams, accept)
+}
+
+fn start<E: std::error::Error + 'static, U: Uplink>(
+    runtime: &Runtime,
+    config: FollowConfig,
+    streams: Vec<(Vec<SocketAddr>, U)>,
+    accept: impl FnMut(&Arc<EncodedTable>) -> Result<(), E> + Send + 'static,
+) -> Followed {
+    let (newest, tables) = watch::channel(None);
     let age = Age::default();
-    restore(runtime, &config, &age, &held, &mut accept);
-    let keeper = keep(runtime.clone(), config.file, tables.clone());
-    let follower = Follower {
-        runtime: runtime.clone(),
-        sources: config.sources,
-        uplink,
-        accept,
-        held,
+    let taken = Arc::new(Taken {
+        accept: Mutex::new(accept),
+        newest,
         age: age.clone(),
-    };
-    let tasks = [
-        runtime
-            .tasks()
-            .spawn("table-follow", follower.run())
-            .scoped(),
-        runtime.tasks().spawn("table-keep", keeper).scoped(),
-    ];
+    });
+    restore(runtime, &config, &taken);
+    let keeper = keep(runtime.clone(), config.file, tables.clone());
+    let mut tasks = vec![runtime.tasks().spawn("table-keep", keeper).scoped()];
+    for (sources, uplink) in streams {
+        let follower = Follower {
+            runtime: runtime.clone(),
+            sources,
+            uplink,
+            held: watch::Sender::new(tables.borrow().clone()),
+            taken: taken.clone(),
+        };
+        let follower = runtime.tasks().spawn("table-follow", follower.run());
+        tasks.push(follower.scoped());
+    }
     Followed {
         tables,
         age,
@@ -139,14 +165,45 @@ pub fn follow<E: std::error::Error + 'static>(
     }
 }
 
+/// What all streams together have brought.
+struct Taken<A> {
+    accept: Mutex<A>,
+    newest: watch::Sender<Option<Arc<EncodedTable>>>,
+    age: Age,
+}
+
+impl<A> Taken<A> {
+    /// A stream has brought a table that is newer than what it brought before.
+    fn take<E>(&self, table: &Arc<EncodedTable>) -> Result<(), E>
+    where
+        A: FnMut(&Arc<EncodedTable>) -> Result<(), E>,
+    {
+        let mut accept = self.accept.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.newest.borrow().clone();
+        if held.is_some_and(|held| !table.version().supersedes(held.version())) {
+            // Another stream was faster.
+            return Ok(());
+        }
+        accept(table)?;
+        self.newest.send_replace(Some(table.clone()));
+        Ok(())
+    }
+
+    /// A source says that this is its newest table.
+    fn current(&self, table: &EncodedTable, age_ms: u64) {
+        let newest = self.newest.borrow();
+        let newest = newest.as_ref().map(|newest| newest.version());
+        if newest == Some(table.version()) {
+            self.age.heard(age_ms);
+        }
+    }
+}
+
 /// Begins with the table on disk, if it is good.
-fn restore<E: std::error::Error>(
-    runtime: &Runtime,
-    config: &FollowConfig,
-    age: &Age,
-    held: &watch::Sender<Option<Arc<EncodedTable>>>,
-    accept: &mut impl FnMut(&Arc<EncodedTable>) -> Result<(), E>,
-) {
+fn restore<E: std::error::Error, A>(runtime: &Runtime, config: &FollowConfig, taken: &Taken<A>)
+where
+    A: FnMut(&Arc<EncodedTable>) -> Result<(), E>,
+{
     let path = config.file.display();
     let stored = match file::read(&config.file) {
         Ok(Some(stored)) => stored,
@@ -157,7 +214,7 @@ fn restore<E: std::error::Error>(
         }
     };
     let table = Arc::new(stored.table);
-    if let Err(error) = accept(&table) {
+    if let Err(error) = taken.take(&table) {
         error!(file = %path, error = %chain(&error), "last good table refused");
         return;
     }
@@ -166,8 +223,7 @@ fn restore<E: std::error::Error>(
         .0
         .saturating_sub(stored.written_unix_ms);
     info!(file = %path, version = %table.version(), age_ms, "table restored");
-    age.heard(age_ms);
-    held.send_replace(Some(table));
+    taken.age.heard(age_ms);
 }
 
 /// Writes each new table to disk; those that come while one is being written are skipped but for
@@ -225,11 +281,12 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 struct Follower<U, A> {
     runtime: Runtime,
+    /// Tried in turn.
     sources: Vec<SocketAddr>,
     uplink: U,
-    accept: A,
+    /// What its own stream has brought: the base of what comes next on it.
     held: watch::Sender<Option<Arc<EncodedTable>>>,
-    age: Age,
+    taken: Arc<Taken<A>>,
 }
 
 /// Nothing after a stream that gave something or while other sources are untried.
@@ -301,7 +358,7 @@ where
             }
             let reason = end.to_string();
             if said.as_ref() != Some(&(source, reason.clone())) {
-                let age_ms = self.age.now_ms();
+                let age_ms = self.taken.age.now_ms();
                 warn!(%source, %reason, age_ms, "source of tables lost; trying the next");
                 said = Some((source, reason));
             }
@@ -338,7 +395,7 @@ where
             let held = self.held.borrow().clone();
             match receive(held.as_ref(), update) {
                 Received::Taken(table) => {
-                    if let Err(error) = (self.accept)(&table) {
+                    if let Err(error) = self.taken.take(&table) {
                         let version = table.version().clone();
                         return End::Unusable {
                             version,
@@ -350,7 +407,9 @@ where
                     *gave = Gave::Updates;
                 }
                 Received::Current { age_ms } => {
-                    self.age.heard(age_ms);
+                    if let Some(held) = &held {
+                        self.taken.current(held, age_ms);
+                    }
                     if Duration::from_millis(age_ms) < STALE_LIMIT {
                         fresh = Instant::now();
                     }

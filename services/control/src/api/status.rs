@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Failed;
 use crate::app::Control;
 use crate::observe::planes::{LIVE, Plane};
+use crate::seat::Standing;
 
 pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<WorldStatus>, Failed> {
     let records = control.records.all();
@@ -36,6 +37,12 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
         .map(|group| group.exposed.clone())
         .filter(|text| !text.is_empty())
         .collect();
+    let standing = control.seat.standing();
+    if let Standing::ReadOnly { reason } = &standing {
+        let what = "this replica of control is read-only, and shows what it last knew: it has no \
+                    majority of the store";
+        warnings.insert(0, format!("{what} ({reason})"));
+    }
     if !control.automatic {
         warnings.push("automatic failover is off".to_owned());
     }
@@ -47,6 +54,7 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
         unix_ms: control.runtime.wall_clock().0,
         table: table.as_ref().map_or(0, |table| table.version.number),
         automatic: control.automatic,
+        read_only: matches!(standing, Standing::ReadOnly { .. }),
         groups,
         cells: cells(&control, &records, &planes),
         planes: planes.iter().map(plane).collect(),

@@ -14,6 +14,10 @@ use tokio::time::Instant;
 /// A data plane that has not reported for this long is not waited for: it will meet the fence.
 pub(crate) const LIVE: Duration = Duration::from_millis(1_000);
 
+/// A replica that has just started waits so long for the data planes that it knows of: a mesh takes
+/// its time to find another source. Whoever is not heard by then will meet the fence.
+pub(crate) const FOUND: Duration = Duration::from_millis(2_000);
+
 /// One data plane's last report.
 #[derive(Debug, Clone)]
 pub(crate) struct Plane {
@@ -29,6 +33,8 @@ pub(crate) struct Planes {
     planes: Mutex<BTreeMap<ProcessId, Plane>>,
     meshes: Mutex<BTreeMap<ProcessId, (RegionId, Instant)>>,
     changed: watch::Sender<u64>,
+    /// Since when we have listened.
+    since: Instant,
 }
 
 impl Default for Planes {
@@ -37,6 +43,7 @@ impl Default for Planes {
             planes: Mutex::default(),
             meshes: Mutex::default(),
             changed: watch::Sender::new(0),
+            since: Instant::now(),
         }
     }
 }
@@ -85,6 +92,26 @@ impl Planes {
         let mut planes = self.all();
         planes.retain(|plane| plane.heard.elapsed() < LIVE && !plane.report.draining);
         planes
+    }
+
+    /// Waits until each of these was heard once, or has had its time to be: before that, that a data
+    /// plane is not live is no fact about it.
+    pub(crate) async fn found(&self, expected: &[ProcessId]) {
+        let mut changed = self.changed.subscribe();
+        let all = async {
+            loop {
+                changed.borrow_and_update();
+                {
+                    let heard = self.planes.lock().unwrap_or_else(PoisonError::into_inner);
+                    if expected.iter().all(|process| heard.contains_key(process)) {
+                        return;
+                    }
+                }
+                // The sender lives as long as `self`.
+                let _ended = changed.changed().await;
+            }
+        };
+        let _missing = tokio::time::timeout_at(self.since + FOUND, all).await;
     }
 
     /// Waits until `holds` is true of the live data planes; looks again at each report, and often

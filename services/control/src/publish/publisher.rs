@@ -1,80 +1,72 @@
-//! Gives each new table its version and hands it to whoever serves it.
+//! Makes the tables and hands them to whoever serves them.
 //!
-//! The version never goes back, also over a restart: numbers are taken from the store in blocks,
-//! and a block that was begun is never used again.
+//! A table is made of what the store holds, and its number is the store's revision: replicas need
+//! not agree on who publishes, and the number never goes back, also over a restart. Whoever
+//! carries an op out writes into the store who waits, and goes on once the table that says so is
+//! out.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use atoll_ownership::record::GroupRecord;
 use atoll_proxy::table::Publisher as Tables;
 use atoll_routing::{Closed, Table, TableVersion};
+use atoll_runtime::Shutdown;
 use atoll_topology::{GroupId, Topology};
 use atoll_workflow::{Expect, Store, StoreError, Txn};
-use tokio::sync::{Mutex, watch};
-use tracing::{error, info};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
-use super::table::{self, Stages};
+use super::decided::{Decided, INPUTS, Stage, stage_key, waits};
+use super::table;
+use crate::follow::REFRESH;
 use crate::places::Places;
+use crate::records::Groups;
+use crate::stored::{decode, encode};
 
-/// Numbers that are taken from the store at once.
-const BLOCK: u64 = 10_000;
-const RESERVED: &str = "/table/reserved";
 const WORLD: &str = "/world/id";
+/// Pause before a store that could not be followed is read again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The one place where tables are made.
 pub(crate) struct Publisher {
+    store: Arc<dyn Store>,
     topology: Arc<Topology>,
     places: Arc<Places>,
-    state: Mutex<State>,
+    world: String,
+    inputs: String,
+    decided: Mutex<Decided>,
     tables: Tables,
     current: watch::Sender<Option<Arc<Table>>>,
 }
 
-struct State {
-    store: Arc<dyn Store>,
-    world: String,
-    number: u64,
-    reserved: u64,
-    stages: Stages,
-    last: Option<Table>,
-}
-
 impl Publisher {
-    /// Continues where the store says that the last one stopped, or begins a world.
+    /// Continues with what the store says, or begins a world.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         topology: Arc<Topology>,
         places: Arc<Places>,
         fresh_world: &str,
     ) -> Result<Self, StoreError> {
-        let world = match store.get(WORLD).await? {
-            Some(found) => String::from_utf8_lossy(&found.value).into_owned(),
-            None => {
-                let txn = Txn::new()
-                    .expect(WORLD, Expect::Absent)
-                    .put(WORLD, fresh_world.as_bytes().to_vec());
-                store.txn(txn).await?;
-                fresh_world.to_owned()
-            }
-        };
-        let number = reserved(store.as_ref()).await?.1;
-        let stages = Stages::new();
-        let state = State {
+        let world = keep(store.as_ref(), WORLD, fresh_world, KeepOld::Yes).await?;
+        let version = env!("CARGO_PKG_VERSION");
+        let inputs = format!("{version} {}", places.hash());
+        keep(store.as_ref(), INPUTS, &inputs, KeepOld::No).await?;
+        let decided = Decided::read(store.as_ref()).await?;
+        let publisher = Self {
             store,
-            world,
-            number,
-            reserved: number,
-            stages,
-            last: None,
-        };
-        Ok(Self {
             topology,
             places,
-            state: Mutex::new(state),
+            world,
+            inputs,
+            decided: Mutex::new(decided),
             tables: Tables::default(),
             current: watch::Sender::new(None),
-        })
+        };
+        publisher.make(&publisher.decided());
+        Ok(publisher)
     }
 
     /// Where the streams take tables from.
@@ -87,90 +79,206 @@ impl Publisher {
         self.current.borrow().clone()
     }
 
-    /// Says who waits for a group's switching shards from now on, and publishes.
+    /// Says who waits for a group's op from now on, and waits for the table that says so; its
+    /// number. Whoever waits already goes on waiting.
     pub(crate) async fn stage(
         &self,
         group: &GroupId,
         closed: Option<Closed>,
-        records: &BTreeMap<GroupId, GroupRecord>,
+        records: &Groups,
     ) -> Result<u64, StoreError> {
-        let mut state = self.state.lock().await;
-        match closed {
-            Some(closed) => state.stages.insert(group.clone(), closed),
-            None => state.stages.remove(group),
+        let Some(record) = records.get(group) else {
+            return self.publish(records).await;
         };
-        self.make(&mut state, records).await
+        let number = self.covering(record).await;
+        let (Some(closed), Some(op)) = (closed, record.op.as_ref().map(|op| op.id())) else {
+            return Ok(number);
+        };
+        let (written, now) = {
+            let decided = self.decided();
+            let known = decided.groups.get(group);
+            if known
+                .and_then(|record| record.op.as_ref())
+                .map(|op| op.id())
+                != Some(op.clone())
+            {
+                // Another op has its place, and its own stage.
+                return Err(StoreError::Conflict {
+                    key: stage_key(group),
+                });
+            }
+            let now = known.and_then(|record| waits(record, &decided.stages));
+            (decided.written.get(group).copied(), now)
+        };
+        if now == Some(closed) || now == Some(Closed::All) {
+            return Ok(number);
+        }
+        let (key, stage) = (stage_key(group), Stage { op, closed });
+        let record_key = crate::records::key(group);
+        let txn = Txn::new()
+            .expect(record_key, Expect::Revision(written.unwrap_or_default()))
+            .put(&key, encode(&stage));
+        let revision = match self.store.txn(txn).await {
+            Ok(revision) => revision,
+            Err(error @ StoreError::OutcomeUnknown { .. }) => {
+                let found = self.store.get(&key).await?.ok_or(error.clone())?;
+                if decode::<Stage>(&key, &found.value)? != stage {
+                    return Err(error);
+                }
+                found.revision
+            }
+            Err(error) => return Err(error),
+        };
+        let number = self.decided().number_at(revision);
+        self.reaches(number).await;
+        Ok(number)
     }
 
-    /// Publishes what the records say now; the number of the table that says it.
-    pub(crate) async fn publish(
-        &self,
-        records: &BTreeMap<GroupId, GroupRecord>,
-    ) -> Result<u64, StoreError> {
-        self.make(&mut *self.state.lock().await, records).await
+    /// Waits for a table that says what these records say; its number.
+    pub(crate) async fn publish(&self, records: &Groups) -> Result<u64, StoreError> {
+        let mut number = 0;
+        for record in records.values() {
+            number = self.covering(record).await.max(number);
+        }
+        Ok(number)
     }
 
-    async fn make(
-        &self,
-        state: &mut State,
-        records: &BTreeMap<GroupId, GroupRecord>,
-    ) -> Result<u64, StoreError> {
+    async fn covering(&self, record: &GroupRecord) -> u64 {
+        let mut current = self.current.subscribe();
+        loop {
+            current.borrow_and_update();
+            {
+                let decided = self.decided();
+                if decided.covers(record) {
+                    return decided.number();
+                }
+            }
+            // The sender lives as long as `self`.
+            let _ended = current.changed().await;
+        }
+    }
+
+    async fn reaches(&self, number: u64) {
+        let mut current = self.current.subscribe();
+        let there = |table: &Option<Arc<Table>>| {
+            let table = table.as_ref();
+            table.is_some_and(|table| table.version.number >= number)
+        };
+        // The sender lives as long as `self`.
+        let _ended = current.wait_for(there).await;
+    }
+
+    /// Follows the store and publishes, until the runtime ends.
+    pub(crate) async fn follow(&self, shutdown: Shutdown) {
+        let work = async {
+            loop {
+                if let Err(error) = self.until_broken().await {
+                    warn!(%error, "the store is not followed; tables stay as they are");
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.requested() => {}
+        }
+    }
+
+    async fn until_broken(&self) -> Result<(), StoreError> {
+        self.refresh().await?;
+        let seen = self.decided().seen;
+        let mut changes = self.store.watch("/", seen).await?;
+        let mut ticks = interval(REFRESH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            let next = tokio::select! {
+                next = changes.next() => next,
+                // What a watch does not tell is no proof that nothing happened.
+                _ = ticks.tick() => {
+                    self.refresh().await?;
+                    continue;
+                }
+            };
+            let Some(next) = next else { return Ok(()) };
+            let next = next?;
+            let mut decided = self.decided();
+            if decided.take(&next)? {
+                self.make(&decided);
+            }
+        }
+    }
+
+    async fn refresh(&self) -> Result<(), StoreError> {
+        let read = Decided::read(self.store.as_ref()).await?;
+        let mut decided = self.decided();
+        if read.seen <= decided.seen {
+            return Ok(());
+        }
+        let news = read.number() != decided.number();
+        *decided = read;
+        if news {
+            self.make(&decided);
+        }
+        Ok(())
+    }
+
+    fn decided(&self) -> MutexGuard<'_, Decided> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, decided: &Decided) {
+        if decided.inputs != self.inputs {
+            // Two replicas would give one number to two tables.
+            warn!(
+                "another replica has another address book or version; it publishes, not this one"
+            );
+            return;
+        }
         let version = TableVersion {
-            world: state.world.clone(),
-            number: state.number,
+            world: self.world.clone(),
+            number: decided.number(),
         };
-        let mut table = table::build(
-            version,
-            &self.topology,
-            &self.places,
-            records,
-            &state.stages,
-        );
-        if state.last.as_ref() == Some(&table) {
-            return Ok(state.number);
-        }
-        if state.number == state.reserved {
-            state.reserved = reserve(state.store.as_ref()).await?;
-        }
-        state.number += 1;
-        table.version.number = state.number;
-        state.last = Some(table.clone());
+        let number = version.number;
+        let table = table::build(version, &self.topology, &self.places, decided);
         let encoded = Arc::new(atoll_streams::encode(&table));
-        self.current.send_replace(Some(Arc::new(table)));
         if let Err(error) = self.tables.publish(encoded) {
             // Numbers only grow here, so this is a defect; the data planes keep what they have.
             error!(%error, "the table was not taken");
         }
-        info!(version = state.number, "table published");
-        Ok(state.number)
+        info!(version = number, "table published");
+        self.current.send_replace(Some(Arc::new(table)));
     }
 }
 
-/// The first number of a new block is one after this; its last is the result.
-async fn reserve(store: &dyn Store) -> Result<u64, StoreError> {
+/// What becomes of a value that is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeepOld {
+    Yes,
+    No,
+}
+
+/// Makes a key hold a text; what it holds then.
+async fn keep(
+    store: &dyn Store,
+    key: &str,
+    text: &str,
+    old: KeepOld,
+) -> Result<String, StoreError> {
     loop {
-        let (expect, before) = reserved(store).await?;
-        let after = before + BLOCK;
-        let txn = Txn::new()
-            .expect(RESERVED, expect)
-            .put(RESERVED, after.to_string().into_bytes());
-        match store.txn(txn).await {
-            Ok(_) => return Ok(after),
-            // Another replica took that block; take the next.
-            Err(StoreError::Conflict { .. }) => {}
+        let found = store.get(key).await?;
+        let expect = match &found {
+            Some(found) if old == KeepOld::Yes || found.value == text.as_bytes() => {
+                return Ok(String::from_utf8_lossy(&found.value).into_owned());
+            }
+            Some(found) => Expect::Revision(found.revision),
+            None => Expect::Absent,
+        };
+        let txn = Txn::new().expect(key, expect);
+        match store.txn(txn.put(key, text.to_owned())).await {
+            // Read again, whoever was first.
+            Ok(_) | Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-}
-
-async fn reserved(store: &dyn Store) -> Result<(Expect, u64), StoreError> {
-    let Some(found) = store.get(RESERVED).await? else {
-        return Ok((Expect::Absent, 0));
-    };
-    let text = String::from_utf8_lossy(&found.value).into_owned();
-    let number = text.parse().map_err(|_| StoreError::Corrupt {
-        place: RESERVED.to_owned(),
-        reason: format!("{text:?} is not a number"),
-    })?;
-    Ok((Expect::Revision(found.revision), number))
 }

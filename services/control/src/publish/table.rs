@@ -8,23 +8,21 @@ use atoll_ownership::record::{GroupRecord, RunPhase};
 use atoll_routing::{CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion};
 use atoll_topology::{CellId, Epoch, GroupId, ShardId, SlotName, Topology};
 
+use super::decided::{Decided, waits};
 use crate::places::{APPLICATION_PORT, GATEWAY_PEER_PORT, PlaceRole, Places, SQL_PORT};
-
-/// Who waits for each group's switching shards; groups that are not named: everybody.
-pub(crate) type Stages = BTreeMap<GroupId, Closed>;
 
 /// The table that the tables' readers should use now.
 pub(crate) fn build(
     version: TableVersion,
     topology: &Topology,
     places: &Places,
-    records: &BTreeMap<GroupId, GroupRecord>,
-    stages: &Stages,
+    decided: &Decided,
 ) -> Table {
+    let records = &decided.groups;
     let number = topology.shard_map.owners.len();
     let shard = |index: usize| {
         let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-        shard_row(shard, topology, records, stages)
+        shard_row(shard, topology, decided)
     };
     Table {
         version,
@@ -48,41 +46,42 @@ pub(crate) fn build(
     }
 }
 
-fn shard_row(
-    shard: ShardId,
-    topology: &Topology,
-    records: &BTreeMap<GroupId, GroupRecord>,
-    stages: &Stages,
-) -> ShardRow {
-    let stored = records
+fn shard_row(shard: ShardId, topology: &Topology, decided: &Decided) -> ShardRow {
+    let stored = decided
+        .groups
         .iter()
         .find_map(|(group, record)| record.run_of(shard).map(|run| (group, record, run)));
     if let Some((group, record, run)) = stored {
-        let phase = match &run.phase {
-            // Not born: whoever asks waits.
-            RunPhase::Active if record.open.is_none() => Phase::Switching {
-                leaving: run.cell.clone(),
-                closed: Closed::All,
-            },
-            // The whole group waits for its new primary; these shards keep owner and epoch.
-            RunPhase::Active if primary_moves(record) && stages.contains_key(group) => {
-                let closed = stages.get(group).copied().unwrap_or(Closed::All);
-                Phase::Switching {
-                    leaving: run.cell.clone(),
-                    closed,
-                }
-            }
-            RunPhase::Active => Phase::Active,
-            RunPhase::Switching { leaving } => Phase::Switching {
-                leaving: leaving.clone(),
-                closed: stages.get(group).copied().unwrap_or(Closed::All),
-            },
-        };
-        return ShardRow {
-            cell: run.cell.clone(),
-            epoch: run.epoch,
+        let waits = waits(record, &decided.stages);
+        let row = |cell: &CellId, epoch, phase| ShardRow {
+            cell: cell.clone(),
+            epoch,
             phase,
             group: group.clone(),
+        };
+        let switching = |leaving: &CellId, closed| Phase::Switching {
+            leaving: leaving.clone(),
+            closed,
+        };
+        return match (&run.phase, waits) {
+            // Not born: whoever asks waits.
+            (RunPhase::Active, _) if record.open.is_none() => {
+                row(&run.cell, run.epoch, switching(&run.cell, Closed::All))
+            }
+            // The whole group waits for its new primary; these shards keep owner and epoch.
+            (RunPhase::Active, Some(closed)) if primary_moves(record) => {
+                row(&run.cell, run.epoch, switching(&run.cell, closed))
+            }
+            (RunPhase::Active, _) => row(&run.cell, run.epoch, Phase::Active),
+            (RunPhase::Switching { leaving }, Some(closed)) => {
+                row(&run.cell, run.epoch, switching(leaving, closed))
+            }
+            // Nobody waits yet, so all is as it was: a planned op finds its shards Active, and
+            // takes them one epoch further.
+            (RunPhase::Switching { leaving }, None) => {
+                let before = Epoch::new(run.epoch.get().saturating_sub(1));
+                row(leaving, before, Phase::Active)
+            }
         };
     }
     // The group is not admitted yet.

@@ -18,6 +18,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Brings one group to life; returns once it has an op or an open term.
 pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
     loop {
+        control.seat.until_acts().await;
         match step(&control, &group).await {
             Ok(true) => return,
             Ok(false) => {}

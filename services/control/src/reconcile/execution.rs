@@ -251,6 +251,7 @@ pub(crate) async fn run_all(control: Arc<Control>) {
     let mut executions = control.executions.subscribe();
     let mut running = BTreeMap::new();
     loop {
+        control.seat.until_acts().await;
         let all = executions.borrow_and_update().clone();
         running.retain(|_, task: &mut atoll_runtime::TaskHandle<()>| !task.is_finished());
         for stored in all.values().filter(|stored| !stored.phase.is_over()) {
@@ -261,14 +262,18 @@ pub(crate) async fn run_all(control: Arc<Control>) {
                 running.insert(stored.name.clone(), task);
             }
         }
-        if executions.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = executions.changed() => if changed.is_err() {
+                return;
+            },
+            () = control.seat.until_idle() => {}
         }
     }
 }
 
 async fn run(control: Arc<Control>, name: String) {
     loop {
+        control.seat.until_acts().await;
         match advance(&control, &name).await {
             Ok(true) => return,
             Ok(false) => {}

@@ -65,6 +65,7 @@ enum Driven {
 pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
     let mut records = control.records.subscribe();
     loop {
+        control.seat.until_acts().await;
         let record = records.borrow_and_update().get(&group).cloned();
         let current = record.as_ref().and_then(|record| record.op.clone());
         if let (Some(record), Some(op)) = (record, current) {
@@ -86,6 +87,8 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                 biased;
                 ended = carry(&control, &record, &op), if !late => Some(ended),
                 () = superseded => None,
+                // Whoever acts now goes through it again.
+                () = control.seat.until_idle() => None,
                 () = deadline(&control, &op) => Some(Err(Stopped::GaveUp {
                     driver: op.target.clone(),
                     reason: "the op is past its deadline".to_owned(),
@@ -245,7 +248,10 @@ fn driving(control: &Control, op: &Op) -> bool {
 /// Ahead of P2, where the primary moves: the members that the quorum can spare follow the target
 /// already, so that users need not wait for that. Nothing else depends on it.
 async fn cascade(control: &Control, record: &GroupRecord, op: &Op) {
-    let spare = record.members.len().saturating_sub(1 + usize::from(record.k));
+    let spare = record
+        .members
+        .len()
+        .saturating_sub(1 + usize::from(record.k));
     let Some(open) = &record.open else { return };
     if op.kind != OpKind::Switchover || spare == 0 {
         return;
@@ -276,6 +282,7 @@ async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
     let in_place = op.is_some_and(|op| op.kind == OpKind::OwnerChange);
     let mut runs = record.runs.clone();
     runs.retain(|run| !in_place || run.phase != RunPhase::Active);
+    control.planes.found(&control.places.data_planes()).await;
     for (closed, role) in [
         (Closed::Gateways, Role::Gateway),
         (Closed::All, Role::SqlRouter),

@@ -1,0 +1,160 @@
+//! What the tables are made of, as of one revision of the store: the group records, and who waits
+//! for each op. The revision is the table's number, so that every replica makes the same table
+//! under the same number, whoever wrote what it says.
+
+use std::collections::BTreeMap;
+
+use atoll_ownership::OpKind;
+use atoll_ownership::record::{GroupRecord, Op};
+use atoll_routing::Closed;
+use atoll_topology::GroupId;
+use atoll_workflow::{Change, Changes, Listed, Revision, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::follow::Kept;
+use crate::records::Groups;
+use crate::stored::decode;
+
+/// Everything under it belongs to the tables.
+const TABLE: &str = "/table/";
+/// Who waits for a group's op.
+const STAGE: &str = "/table/stage/";
+/// What else the tables are made of: the replicas' configuration and version, as a hash.
+pub(super) const INPUTS: &str = "/table/inputs";
+/// Numbers up to this one were given out before they were revisions.
+const RESERVED: &str = "/table/reserved";
+/// How often two lists are tried that must be of one moment.
+const TRIES_MAX: u32 = 20;
+
+/// Who waits for an op of a group from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stage {
+    /// Which op; another op's stage says nothing.
+    pub(crate) op: String,
+    /// Who waits.
+    pub(crate) closed: Closed,
+}
+
+/// The key of a group's stage.
+pub(super) fn stage_key(group: &GroupId) -> String {
+    format!("{STAGE}{group}")
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Decided {
+    /// The records.
+    pub(crate) groups: Groups,
+    /// Who waits.
+    pub(crate) stages: BTreeMap<GroupId, Stage>,
+    /// Which transaction wrote each record.
+    pub(super) written: BTreeMap<GroupId, Revision>,
+    /// The hash of what else the tables are made of.
+    pub(super) inputs: String,
+    /// The last transaction that changed any of it.
+    changed: Revision,
+    /// Every transaction up to this one is in here.
+    pub(super) seen: Revision,
+    reserved: u64,
+}
+
+impl Decided {
+    /// Reads everything as of one moment.
+    pub(super) async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        for _ in 0..TRIES_MAX {
+            let groups = store.list(GroupRecord::PREFIX).await?;
+            let table = store.list(TABLE).await?;
+            let later =
+                |(_, found): &(_, atoll_workflow::Versioned)| found.revision > groups.revision;
+            // What was written between the two lists would be of another moment.
+            if !table.entries.iter().any(later) {
+                return Self::of(groups, table);
+            }
+        }
+        Err(StoreError::Unavailable {
+            reason: "what the tables are made of changes all the time".to_owned(),
+        })
+    }
+
+    fn of(groups: Listed, table: Listed) -> Result<Self, StoreError> {
+        let mut decided = Self {
+            seen: groups.revision,
+            ..Self::default()
+        };
+        for (key, found) in groups.entries.into_iter().chain(table.entries) {
+            decided.put(&key, &found.value, found.revision)?;
+        }
+        Ok(decided)
+    }
+
+    /// Takes one transaction; whether the table is another one now.
+    pub(super) fn take(&mut self, changes: &Changes) -> Result<bool, StoreError> {
+        if changes.revision <= self.seen {
+            return Ok(false);
+        }
+        let before = self.changed;
+        for Change { key, value } in &changes.changes {
+            // None of it is ever deleted.
+            if let Some(value) = value {
+                self.put(key, value, changes.revision)?;
+            }
+        }
+        self.seen = changes.revision;
+        Ok(self.changed != before)
+    }
+
+    fn put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), StoreError> {
+        let text = || String::from_utf8_lossy(value).into_owned();
+        if key.starts_with(GroupRecord::PREFIX) {
+            let record: GroupRecord = decode(key, value)?;
+            self.written.insert(record.group.clone(), revision);
+            self.groups.insert(record.group.clone(), record);
+        } else if let Some(group) = key.strip_prefix(STAGE) {
+            let group = GroupId::parse(group).map_err(|error| StoreError::Corrupt {
+                place: key.to_owned(),
+                reason: error.to_string(),
+            })?;
+            self.stages.insert(group, decode(key, value)?);
+        } else if key == INPUTS {
+            self.inputs = text();
+        } else if key == RESERVED {
+            self.reserved = text().parse().unwrap_or_default();
+        } else {
+            return Ok(());
+        }
+        self.changed = self.changed.max(revision);
+        Ok(())
+    }
+
+    /// The number of the table that says this.
+    pub(super) fn number(&self) -> u64 {
+        self.number_at(self.changed)
+    }
+
+    /// The number of the table that says what was written at this revision.
+    pub(super) fn number_at(&self, revision: Revision) -> u64 {
+        self.reserved.saturating_add(revision.0)
+    }
+
+    /// Whether this record, or a later one of its group, is in here.
+    pub(super) fn covers(&self, record: &GroupRecord) -> bool {
+        let reached = |record: &GroupRecord| (record.ops, record.op.is_none());
+        let known = self.groups.get(&record.group);
+        known.is_some_and(|known| reached(known) >= reached(record))
+    }
+}
+
+/// Who waits for a group's op; `None`: nobody yet, or there is none.
+pub(crate) fn waits(record: &GroupRecord, stages: &BTreeMap<GroupId, Stage>) -> Option<Closed> {
+    let op = record.op.as_ref()?;
+    match stages.get(&record.group) {
+        Some(stage) if stage.op == op.id() => Some(stage.closed),
+        _ if planned(op) => None,
+        _ => Some(Closed::All),
+    }
+}
+
+/// Whether the op begins with everything well: users wait only once they are told to.
+fn planned(op: &Op) -> bool {
+    matches!(op.kind, OpKind::Switchover | OpKind::OwnerChange)
+}

@@ -1,0 +1,249 @@
+//! Which replica acts, so that they do not tread on one another's feet. Any of them may: the seat is
+//! a preference that no safety rests on (every write says what it expects to find), and it shows
+//! whether there is a majority of the store behind this replica.
+//!
+//! The holder writes a new number under one key four times a second; whoever sees none for a second
+//! takes the seat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_topology::ProcessId;
+use atoll_workflow::{Expect, Revision, StoreError, Txn};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::app::Control;
+use crate::stored::{decode, encode};
+
+const KEY: &str = "/control/seat";
+/// How often the holder says that it is there, and the others look.
+const BEAT: Duration = Duration::from_millis(250);
+/// A holder without a new beat in so many looks is replaced. Looks are counted, not time: while the
+/// store answers nobody, nobody can beat.
+const LOOKS: u32 = 4;
+/// The same, where the one who would replace it hears few members itself.
+const LOOKS_OF_THE_DEAF: u32 = 12;
+/// A replica that could not read the store for so long is read-only; longer than an election among
+/// the store's nodes.
+const STORE_SILENCE: Duration = Duration::from_millis(2_000);
+
+/// What a replica may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It begins and continues ops.
+    Acts,
+    /// Another one does.
+    Waits {
+        /// Who, if it is known.
+        holder: Option<ProcessId>,
+    },
+    /// It has no majority of the store, and only shows what it last knew.
+    ReadOnly {
+        /// What the store said.
+        reason: String,
+    },
+}
+
+/// This replica's standing.
+pub(crate) struct Seat(watch::Sender<Standing>);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Held {
+    holder: ProcessId,
+    beat: u64,
+}
+
+impl Seat {
+    /// Of a replica that is the only one.
+    pub(crate) fn alone() -> Self {
+        Self(watch::Sender::new(Standing::Acts))
+    }
+
+    /// Of one of several.
+    pub(crate) fn shared() -> Self {
+        Self(watch::Sender::new(Standing::Waits { holder: None }))
+    }
+
+    /// Now.
+    pub(crate) fn standing(&self) -> Standing {
+        self.0.borrow().clone()
+    }
+
+    /// Whether this replica begins and continues ops.
+    pub(crate) fn acts(&self) -> bool {
+        *self.0.borrow() == Standing::Acts
+    }
+
+    /// Waits until this replica acts.
+    pub(crate) async fn until_acts(&self) {
+        self.until(|standing| *standing == Standing::Acts).await;
+    }
+
+    /// Waits until it does not.
+    pub(crate) async fn until_idle(&self) {
+        self.until(|standing| *standing != Standing::Acts).await;
+    }
+
+    async fn until(&self, holds: impl FnMut(&Standing) -> bool) {
+        // The sender lives as long as `self`.
+        let mut standing = self.0.subscribe();
+        let _ended = standing.wait_for(holds).await;
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.0.send_if_modified(|now| {
+            if *now == standing {
+                return false;
+            }
+            match &standing {
+                Standing::Acts => info!("this replica acts"),
+                Standing::Waits { holder } => {
+                    let holder = holder.as_ref().map(ToString::to_string);
+                    info!(holder, "this replica does not act");
+                }
+                Standing::ReadOnly { reason } => {
+                    warn!(
+                        reason,
+                        "no majority of the store: this replica is read-only"
+                    );
+                }
+            }
+            *now = standing;
+            true
+        });
+    }
+}
+
+/// Takes the seat when nobody holds it, and keeps it, until the runtime ends; then it is left.
+pub(crate) async fn run(control: Arc<Control>, process: ProcessId) {
+    let mut sitting = Sitting {
+        control: control.clone(),
+        process,
+        beat: 0,
+        seen: None,
+        heard: Instant::now(),
+    };
+    let shutdown = control.runtime.shutdown();
+    let work = async {
+        loop {
+            sitting.look().await;
+            sleep(BEAT).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.requested() => {}
+    }
+    sitting.leave().await;
+}
+
+struct Sitting {
+    control: Arc<Control>,
+    process: ProcessId,
+    beat: u64,
+    /// The holder's last beat, and how often it was looked at in vain.
+    seen: Option<(Revision, u32)>,
+    /// When the store answered last.
+    heard: Instant,
+}
+
+impl Sitting {
+    async fn look(&mut self) {
+        let asked = Instant::now();
+        let result = match timeout(STORE_SILENCE, self.step()).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unavailable {
+                reason: "no answer in time".to_owned(),
+            }),
+        };
+        match result {
+            Ok(standing) => {
+                self.heard = asked;
+                self.control.seat.stand(standing);
+            }
+            // The next look tells.
+            Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => {}
+            Err(_) if self.heard.elapsed() < STORE_SILENCE => {}
+            Err(error) => self.control.seat.stand(Standing::ReadOnly {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    async fn step(&mut self) -> Result<Standing, StoreError> {
+        let store = self.control.store.clone();
+        let Some(found) = store.get(KEY).await? else {
+            return self.sit(Expect::Absent).await;
+        };
+        let held: Held = decode(KEY, &found.value)?;
+        let expect = Expect::Revision(found.revision);
+        let waits = Standing::Waits {
+            holder: Some(held.holder.clone()),
+        };
+        if held.holder == self.process {
+            self.beat = self.beat.max(held.beat);
+            // One that hears few members leaves the seat to another, if there is another.
+            if self.control.seat.acts() && !self.hears() {
+                return Ok(Standing::Acts);
+            }
+            return self.sit(expect).await;
+        }
+        let looks = match self.seen {
+            Some((revision, looks)) if revision == found.revision => looks + 1,
+            _ => 0,
+        };
+        self.seen = Some((found.revision, looks));
+        let patience = if self.hears() {
+            LOOKS
+        } else {
+            LOOKS_OF_THE_DEAF
+        };
+        if looks < patience {
+            return Ok(waits);
+        }
+        info!(silent = %held.holder, "taking the seat");
+        self.sit(expect).await
+    }
+
+    async fn sit(&mut self, expect: Expect) -> Result<Standing, StoreError> {
+        self.beat += 1;
+        let held = Held {
+            holder: self.process.clone(),
+            beat: self.beat,
+        };
+        let txn = Txn::new().expect(KEY, expect).put(KEY, encode(&held));
+        self.control.store.txn(txn).await?;
+        Ok(Standing::Acts)
+    }
+
+    /// Whether most members are heard here: else it is rather this replica that is cut off.
+    fn hears(&self) -> bool {
+        let groups = self.control.topology.groups.values();
+        let all: usize = groups.map(|group| group.members.len()).sum();
+        let members = self.control.agents.members();
+        let live = members.values().filter(|seen| seen.live()).count();
+        live * 2 > all
+    }
+
+    /// Gives the seat up, so that nobody need wait for our silence.
+    async fn leave(&self) {
+        if !self.control.seat.acts() {
+            return;
+        }
+        let left = async {
+            let found = self.control.store.get(KEY).await.ok()??;
+            let held: Held = decode(KEY, &found.value).ok()?;
+            if held.holder != self.process {
+                return None;
+            }
+            let expect = Expect::Revision(found.revision);
+            let txn = Txn::new().expect(KEY, expect).delete(KEY);
+            self.control.store.txn(txn).await.ok()
+        };
+        // Without it the others wait a second.
+        let _late = timeout(BEAT, left).await;
+    }
+}
