@@ -28,11 +28,13 @@ pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObj
     } else {
         name
     };
-    let known = control.executions.all().get(&name).cloned();
-    match known {
-        // Given again: it has moved the world itself.
-        Some(known) if known.plan.hash() == plan.hash() => return Ok(shown(control, &known)),
-        _ => stale(control, &plan)?,
+    match execution::load(control, &name).await? {
+        // Given again: it may have moved the world itself.
+        Some((known, _)) if known.plan.hash() == plan.hash() => return Ok(shown(control, &known)),
+        _ => {
+            control.records.refresh().await?;
+            stale(control, &plan)?;
+        }
     }
     let stored = Stored::new(control, name.clone(), plan);
     match execution::create(control, &stored).await {

@@ -402,6 +402,9 @@ async fn ended(
     let begun: Vec<usize> = (0..stored.steps.len())
         .filter(|at| stored.steps.get(*at) == Some(&StepPhase::Begun))
         .collect();
+    // At least as new as the execution that says what was begun: another replica may have begun it,
+    // and in what is followed here its op may not have come, which is not to have ended.
+    control.records.refresh().await?;
     let mut records = control.records.subscribe();
     let at = loop {
         let groups = records.borrow_and_update().clone();

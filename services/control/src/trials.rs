@@ -1,0 +1,271 @@
+//! Control's real code, killed after each step, and on a store that does not say what it did.
+
+mod group;
+mod world;
+
+use std::sync::{Arc, Mutex};
+
+use atoll_api::Phase;
+use atoll_routing::Closed;
+use atoll_store::{Fault, Operation};
+use atoll_workflow::Txn;
+
+use world::{Stop, World, once, order, plan};
+
+/// Whether a transaction writes under a prefix, and what it writes holds a text.
+fn writes(txn: &Txn, prefix: &str, text: &str) -> bool {
+    txn.puts.iter().any(|(key, value)| {
+        key.starts_with(prefix) && String::from_utf8_lossy(value).contains(text)
+    })
+}
+
+const P1: (&str, &str) = ("/group/", "\"execution\":\"run-1\"");
+
+/// The switch is done, once, and nothing went back.
+async fn is_done(world: &World) {
+    world
+        .until("the execution is over", async || {
+            world
+                .execution("run-1")
+                .await
+                .is_some_and(|stored| stored.phase.is_over())
+        })
+        .await;
+    let stored = world.execution("run-1").await.unwrap();
+    assert_eq!(stored.phase, Phase::Succeeded, "{}", stored.message);
+    let record = world.record().await.unwrap();
+    assert_eq!(record.op, None);
+    assert!(
+        record.runs.iter().all(|run| run.cell.as_str() == "b-1"),
+        "{record:?}"
+    );
+    assert_eq!(world.wrong(), Vec::<String>::new());
+    // Whatever control is told again, an op is driven from its beginning once.
+    let twice: Vec<_> = world
+        .group
+        .driven()
+        .into_iter()
+        .filter(|(_, times)| *times > 1)
+        .collect();
+    assert_eq!(twice, vec![]);
+    // Nobody was cut off who was not held before.
+    let marks = world.store_text("/marks/run-1/").await;
+    let held = marks.find("\"routers hold").unwrap();
+    assert!(held < marks.find("\"open").unwrap(), "{marks}");
+}
+
+/// One switch; control is killed where a peer stops, and comes back.
+async fn killed_at(stop: Stop) {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let plan = plan(&life.control).await;
+    world.stop_at(stop);
+    order(&life.control, &plan, "run-1").await.unwrap();
+    world.reached().await;
+    life.kill().await;
+    world.go_on();
+    let life = world.control(0).await;
+    is_done(&world).await;
+    // Birth and this one switch: nothing was begun a second time.
+    assert_eq!(world.record().await.unwrap().ops, 2);
+    life.kill().await;
+}
+
+/// One switch; control dies at a transaction, and comes back.
+async fn killed_with(prefix: &'static str, text: &'static str, fault: Fault) -> World {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let plan = plan(&life.control).await;
+    let died = Arc::new(tokio::sync::Notify::new());
+    let (tell, mut first) = (died.clone(), once());
+    world.store.inject(move |operation| match operation {
+        Operation::Txn(txn) if writes(txn, prefix, text) && first() => {
+            tell.notify_one();
+            fault
+        }
+        _ => Fault::None,
+    });
+    tokio::select! {
+        biased;
+        () = died.notified() => {}
+        () = async {
+            order(&life.control, &plan, "run-1").await;
+            std::future::pending().await
+        } => {}
+    }
+    life.kill().await;
+    let life = world.control(0).await;
+    if world.execution("run-1").await.is_none() {
+        // The order was refused by its death: it is surely not there, and is given again.
+        assert_eq!(fault, Fault::DiesBefore);
+        world
+            .until("the members are heard", async || {
+                order(&life.control, &plan, "run-1").await.is_some()
+            })
+            .await;
+    }
+    is_done(&world).await;
+    assert_eq!(world.record().await.unwrap().ops, 2);
+    life.kill().await;
+    world
+}
+
+#[tokio::test]
+async fn an_order_that_died_with_control_before_it_was_kept_is_not_there() {
+    killed_with("/execution/", "run-1", Fault::DiesBefore).await;
+}
+
+#[tokio::test]
+async fn an_order_that_was_kept_runs_though_nobody_lived_to_say_so() {
+    killed_with("/execution/", "run-1", Fault::DiesAfter).await;
+}
+
+#[tokio::test]
+async fn control_dies_before_p1_is_written() {
+    killed_with(P1.0, P1.1, Fault::DiesBefore).await;
+}
+
+#[tokio::test]
+async fn control_dies_after_p1() {
+    killed_with(P1.0, P1.1, Fault::DiesAfter).await;
+}
+
+#[tokio::test]
+async fn control_dies_while_gateways_are_told_to_hold() {
+    killed_at(Stop::Table(Closed::Gateways)).await;
+}
+
+#[tokio::test]
+async fn control_dies_when_gateways_hold_and_routers_are_told_to() {
+    killed_at(Stop::Table(Closed::All)).await;
+}
+
+#[tokio::test]
+async fn control_dies_when_the_driver_is_ordered() {
+    killed_at(Stop::Drive).await;
+}
+
+#[tokio::test]
+async fn control_dies_when_the_driver_is_open_and_has_not_been_heard() {
+    killed_at(Stop::Open).await;
+}
+
+#[tokio::test]
+async fn control_dies_after_p8_before_it_publishes() {
+    // The record without an op, after this execution's marks came with it.
+    let world = killed_with("/marks/run-1/", "confirmed", Fault::DiesAfter).await;
+    // What the dead one could not say is said by the next one.
+    let marks = world.store_text("/marks/run-1/").await;
+    for step in [
+        "begun",
+        "gateways hold",
+        "open",
+        "confirmed",
+        "published",
+        "converged",
+    ] {
+        assert_eq!(
+            marks.matches(&format!("\"{step}")).count(),
+            1,
+            "{step}: {marks}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn control_dies_after_it_published() {
+    killed_at(Stop::Published).await;
+}
+
+#[tokio::test]
+async fn control_dies_when_the_execution_is_about_to_end() {
+    killed_with("/execution/", "\"Succeeded\"", Fault::DiesBefore).await;
+    killed_with("/execution/", "\"Succeeded\"", Fault::DiesAfter).await;
+}
+
+/// A switch on a store that does not say what became of its n-th transaction; how many there were.
+async fn unknown_at(n: usize, fault: Fault) -> usize {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let plan = plan(&life.control).await;
+    let count = Arc::new(Mutex::new(0));
+    let counted = count.clone();
+    world.store.inject(move |operation| match operation {
+        Operation::Txn(_) => {
+            let mut count = counted.lock().unwrap();
+            *count += 1;
+            if *count == n { fault } else { Fault::None }
+        }
+        _ => Fault::None,
+    });
+    // A store that says nothing may make the API say so; the same order again is harmless.
+    world
+        .until("the order is taken", async || {
+            order(&life.control, &plan, "run-1").await.is_some()
+        })
+        .await;
+    is_done(&world).await;
+    assert_eq!(
+        world.record().await.unwrap().ops,
+        2,
+        "transaction {n}, {fault:?}"
+    );
+    world.store.heal();
+    life.kill().await;
+    let count = *count.lock().unwrap();
+    count
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_say_what_it_did_loses_and_doubles_nothing() {
+    let number = unknown_at(usize::MAX, Fault::None).await;
+    assert!(number >= 5, "{number} transactions");
+    for n in 1..=number {
+        for fault in [
+            Fault::UnknownApplied,
+            Fault::UnknownNotApplied,
+            Fault::Unavailable,
+        ] {
+            unknown_at(n, fault).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_replicas_of_control_at_once_do_it_once() {
+    let world = World::new(2).await;
+    let (one, two) = (world.control(0).await, world.control(1).await);
+    world.born().await;
+    let plan = plan(&one.control).await;
+    // The same order to both.
+    let (first, second) = tokio::join!(
+        order(&one.control, &plan, "run-1"),
+        order(&two.control, &plan, "run-1"),
+    );
+    assert!(first.is_some() && second.is_some());
+    is_done(&world).await;
+    assert_eq!(world.record().await.unwrap().ops, 2);
+    one.kill().await;
+    two.kill().await;
+}
+
+#[tokio::test]
+async fn another_replica_ends_what_a_dead_one_began() {
+    let world = World::new(2).await;
+    let (one, two) = (world.control(0).await, world.control(1).await);
+    world.born().await;
+    let plan = plan(&one.control).await;
+    world.stop_at(Stop::Drive);
+    order(&one.control, &plan, "run-1").await.unwrap();
+    world.reached().await;
+    one.kill().await;
+    // The one that is left has ordered it too, in vain; a killed stream makes no difference to it.
+    world.go_on();
+    let again = world.control(0).await;
+    is_done(&world).await;
+    two.kill().await;
+    again.kill().await;
+}
