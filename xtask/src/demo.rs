@@ -3,9 +3,7 @@
 //! The users' load is a program of its own (`bank load`), which also keeps the oracle; the events
 //! are ordered through the same commands and the same API that a person has.
 
-mod ask;
 mod proof;
-mod stage;
 mod story;
 
 use std::fs;
@@ -13,9 +11,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
+use atoll_world::Store;
 
 use crate::binaries;
 use crate::cargo::target;
+use crate::stage::{Setting, Stage};
 
 /// What becomes of the world at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,28 @@ pub(crate) enum Build {
     Last,
 }
 
-pub(crate) fn run(afterwards: Afterwards, build: Build) -> Result<ExitCode> {
+/// Where control keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    /// One replica of control outside the cities, with a file
+    Redb,
+    /// A replica of control and a node of etcd in each city
+    Etcd,
+}
+
+impl StoreKind {
+    /// The store, with its program.
+    pub(crate) fn found(self) -> Result<Store> {
+        if self == Self::Redb {
+            return Ok(Store::Redb);
+        }
+        let etcd = atoll_programs::etcd()?;
+        println!("  etcd {} in {}", etcd.version, etcd.etcd.display());
+        Ok(Store::Etcd { program: etcd.etcd })
+    }
+}
+
+pub(crate) fn run(afterwards: Afterwards, build: Build, store: StoreKind) -> Result<ExitCode> {
     println!("setting up");
     let postgres = atoll_programs::postgres()?;
     println!(
@@ -43,6 +64,7 @@ pub(crate) fn run(afterwards: Afterwards, build: Build) -> Result<ExitCode> {
         postgres.version,
         postgres.bin.display()
     );
+    let store = store.found()?;
     let binaries = match build {
         Build::Fresh => {
             println!("  building atoll and bank");
@@ -62,8 +84,14 @@ pub(crate) fn run(afterwards: Afterwards, build: Build) -> Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let runtime = Runtime::real(RealOptions::default());
-        let mut stage = stage::Stage::open(runtime, binaries, output).await?;
-        let told = play(&mut stage).await;
+        let setting = Setting {
+            name: "demo",
+            output,
+            round_trip_ms: None,
+            store: store.clone(),
+        };
+        let mut stage = Stage::open(runtime, binaries, setting).await?;
+        let told = play(&mut stage, &store).await;
         if told.is_err() {
             println!(
                 "the world's logs are in {}/log",
@@ -78,7 +106,7 @@ pub(crate) fn run(afterwards: Afterwards, build: Build) -> Result<ExitCode> {
     })
 }
 
-async fn play(stage: &mut stage::Stage) -> Result<ExitCode> {
+async fn play(stage: &mut Stage, store: &Store) -> Result<ExitCode> {
     stage.begin_load().await?;
     let events = story::tell(stage).await?;
     println!("the users stop, and the books are read");
@@ -89,6 +117,13 @@ async fn play(stage: &mut stage::Stage) -> Result<ExitCode> {
         events,
         rows,
         executions,
+        control: match store {
+            Store::Redb => "one replica outside the three cities, which is not killed here",
+            Store::Etcd { .. } => {
+                "three replicas on three nodes of etcd, one of each in each city: the lost city's \
+                 were lost with it"
+            }
+        },
     };
     proof::show(stage.output(), &run, &seen)
 }

@@ -6,13 +6,16 @@
 )]
 
 mod arrows;
+mod bench;
 mod binaries;
 mod cargo;
 mod check;
 mod count;
 mod demo;
+mod fuzz;
 mod metadata;
 mod shipped;
+mod stage;
 mod test;
 
 use std::process::ExitCode;
@@ -32,7 +35,7 @@ enum Task {
     /// Run all tests, or the parts that are named
     #[command(
         after_help = "A NAME is a folder (`domain`, `services/agent`), a package \
-        (`atoll-agent`), or one of `arrows` and `docs`.\n\n\
+        (`atoll-agent`), or one of `arrows`, `docs` and `fuzz`.\n\n\
         Examples:\n  cargo xtask test\n  cargo xtask test domain arrows\n  \
         cargo xtask test end-to-end\n\n\
         One crate while you work on it: cargo test -p atoll-routing"
@@ -56,6 +59,26 @@ enum Task {
         /// Use the binaries of the last build, whatever has changed since
         #[arg(long)]
         no_build: bool,
+        /// Where control keeps its records
+        #[arg(long, value_name = "STORE", value_enum, default_value = "redb")]
+        store: demo::StoreKind,
+    },
+    /// Measure what is claimed somewhere
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
+    /// Feed every parser with bytes that nobody would send, for a while
+    #[command(after_help = "Corpora are in fuzz/corpus. What fails is kept in \
+        target/fuzz/artifacts.\n\nExamples:\n  cargo xtask fuzz\n  \
+        cargo xtask fuzz pgwire sql --seconds 600")]
+    Fuzz {
+        /// Targets; all without one
+        #[arg(value_name = "TARGET")]
+        names: Vec<String>,
+        /// How long each one runs
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u32,
     },
     /// Formatting, lints, dependency arrows, and what the shipped binary is built from
     Check,
@@ -65,7 +88,18 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Test { names, list } => test::run(&names, list).map(|()| ExitCode::SUCCESS),
         Task::Check => check::run_all().map(|()| ExitCode::SUCCESS),
-        Task::Demo { keep, no_build } => demo::run(
+        Task::Fuzz { names, seconds } => {
+            fuzz::run_targets(&names, seconds).map(|count| match count.failed {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            })
+        }
+        Task::Bench { bench } => bench::run(&bench),
+        Task::Demo {
+            keep,
+            no_build,
+            store,
+        } => demo::run(
             if keep {
                 demo::Afterwards::Keep
             } else {
@@ -76,6 +110,7 @@ fn main() -> ExitCode {
             } else {
                 demo::Build::Fresh
             },
+            store,
         ),
     };
     match done {

@@ -16,10 +16,13 @@ use crate::arrows;
 use crate::binaries::{self, Binaries};
 use crate::cargo::{cargo, output, root, target};
 use crate::count::Count;
+use crate::fuzz;
 use crate::metadata::{Package, TEST_FEATURES, packages};
 
 /// A test program that runs longer than this is killed and counts as failed.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(900);
+/// How long each fuzz target runs here; `cargo xtask fuzz` for longer.
+const FUZZ_SECONDS: u32 = 5;
 /// The folders, in the order in which their tests run: rules first, whole worlds last.
 const ORDER: [&str; 11] = [
     "domain", "wire", "engine", "adapters", "services", "clients", "world", "atoll", "xtask",
@@ -45,7 +48,7 @@ pub(crate) fn run(names: &[String], list: bool) -> Result<()> {
     let packages = packages()?;
     check_names(names, &packages)?;
     if list {
-        println!("arrows\ndocs");
+        println!("arrows\ndocs\nfuzz");
         packages.iter().for_each(|p| println!("{}", p.folder()));
         return Ok(());
     }
@@ -97,6 +100,11 @@ async fn run_parts(names: &[String], packages: &[Package]) -> Result<Vec<Outcome
             outcomes.push(told(&name, count, begun.elapsed()));
         }
     }
+    if wanted(names, "fuzz", "fuzz") {
+        let begun = Instant::now();
+        let count = fuzz::run_targets(&[], FUZZ_SECONDS)?;
+        outcomes.push(told("fuzz", count, begun.elapsed()));
+    }
     if wanted(names, "docs", "docs") {
         let begun = Instant::now();
         let count = run_docs(packages)?;
@@ -140,7 +148,7 @@ fn wanted(names: &[String], folder: &str, package: &str) -> bool {
 fn check_names(names: &[String], packages: &[Package]) -> Result<()> {
     for name in names {
         let one = std::slice::from_ref(name);
-        let known = ["arrows", "docs"].contains(&name.as_str())
+        let known = ["arrows", "docs", "fuzz"].contains(&name.as_str())
             || packages.iter().any(|p| wanted(one, &p.folder(), &p.name));
         ensure!(
             known,

@@ -23,6 +23,12 @@ mod promise;
 mod rejoin;
 mod view;
 
+/// What fuzzers reach.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::promise::fuzz as promise_slot;
+}
+
 pub use app::serve;
 pub use config::{Config, FailPoint, Peer};
 pub use error::Error;

@@ -173,6 +173,23 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Promise)> {
     Some((number, serde_json::from_slice(body).ok()?))
 }
 
+/// Any bytes as a slot, as they are and with a checksum that fits; what is read is written alike.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut slot = [0; SLOT_BYTES];
+    let length = bytes.len().min(SLOT_BYTES);
+    slot[..length].copy_from_slice(&bytes[..length]);
+    decode(&slot);
+    slot[..8].copy_from_slice(&MAGIC);
+    let sum = xxh64(&slot[..SLOT_BYTES - 8], 0);
+    slot[SLOT_BYTES - 8..].copy_from_slice(&sum.to_be_bytes());
+    if let Some((number, promise)) = decode(&slot)
+        && let Some(again) = encode(number, &promise)
+    {
+        assert_eq!(decode(&again), Some((number, promise)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use atoll_topology::MemberId;

@@ -17,6 +17,12 @@ mod peer;
 mod record;
 mod route;
 
+/// What fuzzers reach.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::identify::fuzz as identify;
+}
+
 pub use app::{Gateway, Running, serve};
 pub use config::{Canary, Config, Health, Hold, Limits};
 pub use error::{Error, Outcome, Problem};

@@ -1,25 +1,18 @@
 //! The events, in order: a planned switchover, a primary killed, a city lost, and the way back.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use atoll_api::{Execution, Phase, WorldStatus};
-use atoll_hosts::{Signal, Tree};
+use anyhow::Result;
 use bank::analyse::Event;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::stage::Stage;
+use crate::stage::{Stage, events};
 
 /// Quiet time before each event: what its figures are compared with, and time for the last one's
 /// effects to end.
 const QUIET: Duration = Duration::from_secs(10);
 /// How long the users are watched after an event is over.
 const AFTER: Duration = Duration::from_secs(5);
-/// How long anything that is waited for may take.
-const LIMIT: Duration = Duration::from_secs(60);
-/// How often control is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The cell that is switched, and where to.
 const SWITCHED: (&str, &str) = ("hz-1", "shanghai");
@@ -31,253 +24,16 @@ const LOST: &str = "shanghai";
 /// Plays all events; returns what the figures are made from.
 pub(crate) async fn tell(stage: &mut Stage) -> Result<Vec<Event>> {
     sleep(QUIET).await;
-    let mut events = vec![switchover(stage).await?];
-    sleep(QUIET).await;
-    events.push(process_kill(stage).await?);
-    // Three members survive one loss at a time: the next one waits for the last to be made good.
-    until(stage, "the killed member has joined again", complete).await?;
-    stage.mark("re-join", "the killed member follows the new primary")?;
-    sleep(QUIET).await;
-    events.push(city_loss(stage).await?);
-    sleep(AFTER).await;
-    come_back(stage).await?;
-    events.push(failback(stage).await?);
-    sleep(AFTER).await;
-    Ok(events)
-}
-
-/// A cell moves to another city, on an order.
-async fn switchover(stage: &mut Stage) -> Result<Event> {
     let (cell, to) = SWITCHED;
-    let cells = owned(&stage.ask().status().await?, |name, _| name == cell)?;
-    let plan = stage.ask().plan(&["cell", cell, "--to", to]).await?;
-    let hash = plan.status.context("the plan came back empty")?.hash;
-    stage.mark("switchover", &format!("{cell} moves to {to}, as planned"))?;
-    let at = stage.now_ms();
-    let execution = stage.ask().run(&hash, "demo-switchover").await?;
-    event(stage, "switchover", at, cells, &[execution]).await
-}
-
-/// A primary's PostgreSQL is killed, with all its children.
-async fn process_kill(stage: &mut Stage) -> Result<Event> {
-    let status = stage.ask().status().await?;
-    let cells = owned(&status, |name, _| name == KILLED)?;
-    let group = status
-        .groups
-        .iter()
-        .find(|g| {
-            g.owners
-                .iter()
-                .any(|o| o.split(' ').any(|word| word == KILLED))
-        })
-        .context("no data group serves the cell")?;
-    let open = group
-        .open
-        .as_ref()
-        .context("the data group has no primary")?;
-    let (name, term) = (group.name.clone(), open.term);
-    let processes = stage.world.status()?.processes;
-    let agent = processes
-        .iter()
-        .find(|p| p.place.member.as_ref() == Some(&open.primary))
-        .and_then(|p| p.process)
-        .context("the primary's agent does not run")?;
-    let postgres: Vec<_> = Tree::now()?
-        .below(&[agent])
-        .into_iter()
-        .filter(|p| *p != agent)
-        .collect();
-    ensure!(!postgres.is_empty(), "the agent has no PostgreSQL");
-    let before = known(stage).await?;
-    let text = format!(
-        "PostgreSQL of {} is killed with -9: primary of {name}",
-        open.primary
-    );
-    stage.mark("process-kill", &text)?;
-    let at = stage.now_ms();
-    for process in postgres {
-        process.signal(Signal::SIGKILL)?;
-    }
-    let failed_over = |status: &WorldStatus| {
-        let group = status.groups.iter().find(|g| g.name == name);
-        let open = group.and_then(|g| g.open.as_ref());
-        open.is_some_and(|open| open.term.supersedes(term)) && settled(status)
-    };
-    until(stage, "the data group fails over", failed_over).await?;
-    let executions = new_ones(stage, &before).await?;
-    event(stage, "process-kill", at, cells, &executions).await
-}
-
-/// A city is silent from one instant on, and dead a little later.
-async fn city_loss(stage: &mut Stage) -> Result<Event> {
-    let cells = owned(&stage.ask().status().await?, |_, region| region == LOST)?;
-    let before = known(stage).await?;
-    stage.mark(
-        "city-loss",
-        &format!("{LOST} is lost: all its processes freeze"),
-    )?;
-    let frozen = stage.world.pause(LOST).await?;
-    let survived = |status: &WorldStatus| {
-        let gone = |c: &atoll_api::CellStatus| c.region.as_str() == LOST && !c.shards.is_empty();
-        !status.cells.iter().any(gone) && settled(status)
-    };
-    until(stage, "other cities own its users", survived).await?;
-    stage.world.kill(LOST).await?;
-    let executions = new_ones(stage, &before).await?;
-    let mut event = event(stage, "city-loss", frozen.at_ms, cells, &executions).await?;
-    event.lost_region = Some(LOST.to_owned());
-    Ok(event)
-}
-
-/// The city's processes start again, and its members catch up.
-async fn come_back(stage: &mut Stage) -> Result<()> {
-    stage.mark("return", &format!("{LOST} starts again"))?;
-    stage.world.start(LOST).await?;
-    until(stage, "all members have joined again", complete).await?;
-    stage.mark("re-join", "every data group is complete again")?;
+    let (switchover, _) = events::switchover(stage, cell, to).await?;
+    sleep(QUIET).await;
+    let (process_kill, _) = events::process_kill(stage, KILLED).await?;
+    events::made_good(stage).await?;
+    sleep(QUIET).await;
+    let (city_loss, _) = events::city_loss(stage, LOST).await?;
     sleep(AFTER).await;
-    Ok(())
-}
-
-/// Everything goes back to where the topology prefers it, on an order.
-async fn failback(stage: &mut Stage) -> Result<Event> {
-    let plan = stage.ask().plan(&["failback"]).await?;
-    let plan = plan.status.context("the plan came back empty")?;
-    let mut moving: BTreeSet<u16> = BTreeSet::new();
-    for group in &plan.made_for {
-        moving.extend(shards(&group.shards)?);
-    }
-    let mut cells = owned(&stage.ask().status().await?, |_, _| true)?;
-    cells
-        .values_mut()
-        .for_each(|owned| owned.retain(|shard| moving.contains(shard)));
-    cells.retain(|_, owned| !owned.is_empty());
-    stage.mark("failback", "everything goes back to where it belongs")?;
-    let at = stage.now_ms();
-    let execution = stage.ask().run(&plan.hash, "demo-failback").await?;
-    event(stage, "failback", at, cells, &[execution]).await
-}
-
-/// `0-24,30` as numbers.
-fn shards(text: &str) -> Result<BTreeSet<u16>> {
-    let ranges = atoll_topology::parse_shards(text).map_err(anyhow::Error::msg)?;
-    Ok(ranges.into_iter().flatten().collect())
-}
-
-/// The cells that `chosen` (by name and region) says, with the shards that they own.
-fn owned(
-    status: &WorldStatus,
-    chosen: impl Fn(&str, &str) -> bool,
-) -> Result<BTreeMap<String, BTreeSet<u16>>> {
-    let mut cells = BTreeMap::new();
-    for cell in status.cells.iter().filter(|c| !c.shards.is_empty()) {
-        if chosen(cell.name.as_str(), cell.region.as_str()) {
-            cells.insert(cell.name.to_string(), shards(&cell.shards)?);
-        }
-    }
-    ensure!(!cells.is_empty(), "no cell that owns shards is concerned");
-    Ok(cells)
-}
-
-/// Every member of every data group leads or follows.
-fn complete(status: &WorldStatus) -> bool {
-    let mut members = status.groups.iter().flat_map(|g| &g.members);
-    let at_work = |role: &str| ["primary", "replica"].contains(&role);
-    settled(status) && members.all(|m| m.live && at_work(&m.role))
-}
-
-/// No op runs, nothing switches, every data group has a primary.
-fn settled(status: &WorldStatus) -> bool {
-    status.executions.is_empty()
-        && status.cells.iter().all(|c| c.switching.is_empty())
-        && status
-            .groups
-            .iter()
-            .all(|g| g.op.is_none() && g.open.is_some())
-}
-
-async fn until(stage: &Stage, what: &str, fact: impl Fn(&WorldStatus) -> bool) -> Result<()> {
-    let limit = Instant::now() + LIMIT;
-    loop {
-        let status = stage.ask().status().await?;
-        if fact(&status) {
-            return Ok(());
-        }
-        if Instant::now() >= limit {
-            let last = serde_json::to_string_pretty(&status)?;
-            anyhow::bail!("not seen within {LIMIT:?}: {what}; control last said\n{last}");
-        }
-        sleep(ASK_AGAIN).await;
-    }
-}
-
-/// Names of all executions so far.
-async fn known(stage: &Stage) -> Result<BTreeSet<String>> {
-    Ok(stage
-        .ask()
-        .executions()
-        .await?
-        .into_iter()
-        .map(|e| e.metadata.name)
-        .collect())
-}
-
-/// Executions that verdicts have begun since.
-async fn new_ones(stage: &Stage, before: &BTreeSet<String>) -> Result<Vec<Execution>> {
-    let all = stage.ask().executions().await?;
-    Ok(all
-        .into_iter()
-        .filter(|e| !before.contains(&e.metadata.name))
-        .collect())
-}
-
-/// What the figures of an event are made from, once it is over.
-async fn event(
-    stage: &Stage,
-    name: &str,
-    at_unix_ms: u64,
-    cells: BTreeMap<String, BTreeSet<u16>>,
-    executions: &[Execution],
-) -> Result<Event> {
-    let mut detection_ms: Option<f64> = None;
-    let mut convergence_ms: Option<f64> = None;
-    for execution in executions {
-        let Some(status) = &execution.status else {
-            continue;
-        };
-        ensure!(
-            matches!(status.phase, Phase::Succeeded | Phase::Running),
-            "{} {:?}: {}",
-            execution.metadata.name,
-            status.phase,
-            status.message
-        );
-        // Control cannot know when it happened, only when it knew: its verdict begins an execution.
-        if let (true, Some(begun)) = (execution.spec.automatic, &status.started) {
-            detection_ms = later(detection_ms, Some(ms_between(at_unix_ms, begun.0)));
-        }
-        convergence_ms = later(convergence_ms, status.figures.convergence_ms);
-    }
+    events::come_back(stage, LOST).await?;
+    let (failback, _) = events::failback(stage).await?;
     sleep(AFTER).await;
-    Ok(Event {
-        name: name.to_owned(),
-        at_unix_ms,
-        until_unix_ms: stage.now_ms(),
-        cells,
-        lost_region: None,
-        detection_ms,
-        convergence_ms,
-    })
-}
-
-/// Milliseconds from one wall-clock time to a later one; a day at most.
-fn ms_between(from_unix_ms: u64, to_unix_ms: u64) -> f64 {
-    u32::try_from(to_unix_ms.saturating_sub(from_unix_ms)).map_or(f64::MAX, f64::from)
-}
-
-fn later(a: Option<f64>, b: Option<f64>) -> Option<f64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.max(b)),
-        (a, b) => a.or(b),
-    }
+    Ok(vec![switchover, process_kill, city_loss, failback])
 }

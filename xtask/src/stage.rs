@@ -1,4 +1,8 @@
-//! The world that the demo plays in, and the load that its users make.
+//! A world with users in it, and what can be done to it: what the demo plays on, and what the bench
+//! measures.
+
+mod ask;
+pub(crate) mod events;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -9,12 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use atoll_runtime::Runtime;
-use atoll_world::{Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Up, worlds_of_this_user};
+use atoll_world::{
+    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Role, Store, Up, worlds_of_this_user,
+};
 use bank::report::Run;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ask::Ask;
+pub(crate) use self::ask::Ask;
 use crate::binaries::Binaries;
 use crate::cargo::root;
 
@@ -28,6 +34,18 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 const READ_LIMIT: Duration = Duration::from_secs(120);
 /// How often a fact is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What a world is brought up for.
+pub(crate) struct Setting {
+    /// Its folder's name among this user's worlds.
+    pub(crate) name: &'static str,
+    /// Where reports go.
+    pub(crate) output: PathBuf,
+    /// Round trip between cities; as the topology says without.
+    pub(crate) round_trip_ms: Option<u32>,
+    /// Where control keeps its records.
+    pub(crate) store: Store,
+}
 
 pub(crate) struct Stage {
     pub(crate) world: LocalWorld,
@@ -44,11 +62,17 @@ impl Stage {
     pub(crate) async fn open(
         runtime: Runtime,
         binaries: Binaries,
-        output: PathBuf,
+        setting: Setting,
     ) -> Result<Self> {
-        let directory = worlds_of_this_user().join("demo");
+        let Setting {
+            name,
+            output,
+            round_trip_ms,
+            store,
+        } = setting;
+        let directory = worlds_of_this_user().join(name);
         if let Ok(old) = LocalWorld::open(&directory) {
-            // A demo that was kept, or broken off.
+            // One that was kept, or broken off.
             old.down(|_| {}).await?;
         }
         match fs::remove_dir_all(&directory) {
@@ -67,9 +91,10 @@ impl Stage {
                 method: "POST".to_owned(),
                 path: "/canary".to_owned(),
             }),
-            outside_round_trip_ms: OUTSIDE_ROUND_TRIP_MS,
+            store,
+            outside_round_trip_ms: round_trip_ms.map_or(OUTSIDE_ROUND_TRIP_MS, f64::from),
         };
-        let topology = root().join("examples/topologies/three-cities.yaml");
+        let topology = topology(&output, round_trip_ms)?;
         let world = LocalWorld::start_up(&Up {
             topology,
             directory,
@@ -81,15 +106,12 @@ impl Stage {
             return Err(error.into());
         }
         println!("  it serves after {:.1} s", begun.elapsed().as_secs_f64());
-        let api = world
-            .record()?
-            .plan
-            .control()
-            .and_then(|c| c.address("api"))
-            .context("the world has no control")?;
+        let plan = world.record()?.plan;
+        let controls = plan.of_role(Role::Control, None).into_iter();
+        let controls = controls.filter_map(|c| c.address("api").map(SocketAddr::V4));
         let ask = Ask::new(
             runtime.clone(),
-            SocketAddr::V4(api),
+            controls.collect(),
             &binaries.atoll,
             world.directory().root(),
         );
@@ -206,4 +228,32 @@ impl Stage {
         println!("and end it with");
         println!("  {atoll} dev down --dir {dir}");
     }
+}
+
+/// The three cities, as far apart as is asked.
+fn topology(output: &Path, round_trip_ms: Option<u32>) -> Result<PathBuf> {
+    let given = root().join("examples/topologies/three-cities.yaml");
+    let Some(round_trip_ms) = round_trip_ms else {
+        return Ok(given);
+    };
+    let text = fs::read_to_string(&given).with_context(|| given.display().to_string())?;
+    let mut apart = String::new();
+    for line in text.lines() {
+        match line.split_once("roundTripMs: {") {
+            Some((before, pairs)) => {
+                let cities = pairs.trim_end_matches('}').split(", ");
+                let pairs = cities.map(|pair| {
+                    let city = pair.split(':').next().unwrap_or_default();
+                    format!("{city}: {round_trip_ms}")
+                });
+                let pairs: Vec<String> = pairs.collect();
+                apart.push_str(&format!("{before}roundTripMs: {{{}}}", pairs.join(", ")));
+            }
+            None => apart.push_str(line),
+        }
+        apart.push('\n');
+    }
+    let path = output.join("topology.yaml");
+    fs::write(&path, apart).with_context(|| path.display().to_string())?;
+    Ok(path)
 }

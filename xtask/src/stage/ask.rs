@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long a replica of control may take to say that it is there, where there are others.
+const REPLICA_LIMIT: Duration = Duration::from_millis(1_500);
 /// How long a command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// The most that is read of an answer.
@@ -24,16 +26,16 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 pub(crate) struct Ask {
     runtime: Runtime,
-    api: SocketAddr,
+    controls: Vec<SocketAddr>,
     atoll: PathBuf,
     world: PathBuf,
 }
 
 impl Ask {
-    pub(crate) fn new(runtime: Runtime, api: SocketAddr, atoll: &Path, world: &Path) -> Self {
+    pub(crate) fn new(runtime: Runtime, controls: Vec<SocketAddr>, atoll: &Path, world: &Path) -> Self {
         Self {
             runtime,
-            api,
+            controls,
             atoll: atoll.to_path_buf(),
             world: world.to_path_buf(),
         }
@@ -96,8 +98,26 @@ impl Ask {
             .with_context(|| format!("`{line}` printed something else than expected"))
     }
 
+    /// A replica that is there, and that has a majority of the store.
+    async fn replica(&self) -> Result<SocketAddr> {
+        let [others @ .., last] = self.controls.as_slice() else {
+            bail!("the world has no control");
+        };
+        for control in others {
+            let answer = timeout(REPLICA_LIMIT, self.fetch(*control, "/status")).await;
+            if let Ok(Ok(answer)) = answer
+                && answer.contains(" 200 ")
+                && !answer.contains("\"readOnly\":true")
+            {
+                return Ok(*control);
+            }
+        }
+        Ok(*last)
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let asked = timeout(ANSWER_LIMIT, self.fetch(path));
+        let control = self.replica().await?;
+        let asked = timeout(ANSWER_LIMIT, self.fetch(control, path));
         let answer = asked
             .await
             .with_context(|| format!("GET {path}: no answer"))??;
@@ -110,13 +130,13 @@ impl Ask {
     }
 
     /// One question on one connection; HTTP/1.0, so that the answer ends where the connection does.
-    async fn fetch(&self, path: &str) -> Result<String> {
+    async fn fetch(&self, control: SocketAddr, path: &str) -> Result<String> {
         let mut stream = self
             .runtime
-            .connect(self.api)
+            .connect(control)
             .await
             .context("control does not answer")?;
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.api);
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {control}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream

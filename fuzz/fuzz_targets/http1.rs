@@ -1,0 +1,29 @@
+//! The strict reader in front of hyper: what it lets through does not depend on how it was cut.
+#![no_main]
+
+use atoll_proxy::{Strict, StrictLimits};
+use bytes::BytesMut;
+use libfuzzer_sys::fuzz_target;
+
+const LIMITS: StrictLimits = StrictLimits {
+    head_bytes_max: 4096,
+    headers_max: 16,
+    body_bytes_max: 1 << 20,
+};
+
+fn passed(pieces: &[&[u8]]) -> (BytesMut, bool) {
+    let mut strict = Strict::new(LIMITS);
+    let mut out = BytesMut::new();
+    for piece in pieces {
+        if strict.feed(piece, &mut out).is_err() {
+            return (out, false);
+        }
+    }
+    (out, true)
+}
+
+fuzz_target!(|data: (u8, &[u8])| {
+    let (cut, data) = data;
+    let at = usize::from(cut).min(data.len());
+    assert_eq!(passed(&[data]), passed(&[&data[..at], &data[at..]]));
+});
