@@ -7,7 +7,7 @@ use atoll_topology::{CellId, MemberId, RegionId, ZoneId};
 
 use crate::detector::{Detector, Observer};
 use crate::limits::Limits;
-use crate::reports::{CellView, Home, Reports, Seen};
+use crate::reports::{CellView, GroupView, Home, Reports, Seen};
 use crate::verdict::{FrozenVerdict, Judged, LostVerdict, Scope, Signal, SignalKind, Verdict};
 
 /// How one cell has looked from one gateway.
@@ -123,7 +123,12 @@ impl Detector {
         now_ms: u64,
     ) -> Vec<Verdict> {
         self.sense(reports, limits);
-        let busy = busy_cells(reports, now_ms);
+        let mut busy = busy_cells(reports, now_ms);
+        let starved = self.starved_cells(reports).into_iter();
+        busy.extend(starved.filter(|cell| {
+            let view = reports.cells.get(cell);
+            view.is_none_or(|view| self.silent_since(view, limits, now_ms).is_none())
+        }));
         // An op explains failing canaries, but no op keeps a cell from reporting.
         let explained: BTreeSet<&CellId> = busy
             .iter()
@@ -151,11 +156,13 @@ impl Detector {
             })
             .collect();
         let blind = witnesses.is_empty() && abstain;
-        // Two cities at once: nothing is moved; and once one of them would be, a person is paged.
+        // Two cities at once: nothing is moved; and once both have stood for the hold time, owner
+        // changes freeze until a person has looked.
         if suspects(&cells, blind, 0, now_ms).len() > 1 {
             let held = suspects(&cells, blind, limits.signal_hold_ms, now_ms);
-            let regions = suspects(&cells, blind, 0, now_ms).into_iter().collect();
-            let frozen = (!held.is_empty()).then_some(Verdict::Frozen(FrozenVerdict { regions }));
+            let frozen = held.len() > 1;
+            let regions = held.into_iter().collect();
+            let frozen = frozen.then_some(Verdict::Frozen(FrozenVerdict { regions }));
             return frozen.into_iter().collect();
         }
         let mut lost = Vec::new();
@@ -187,6 +194,36 @@ impl Detector {
             }
         }
         lost.into_iter().map(Verdict::Lost).collect()
+    }
+
+    /// Cells that own shards of a group which cannot acknowledge a write now: its primary is not
+    /// heard or does not serve, or too few standbys take its log. That explains canaries and errors
+    /// of a cell that reports, as an op does; it is the group detector's business, and no sign of a second lost city.
+    fn starved_cells(&self, reports: &Reports) -> BTreeSet<CellId> {
+        let serves = |group: &GroupView| {
+            let Some((term, primary)) = &group.open else {
+                return false;
+            };
+            let fresh = |id: &MemberId| {
+                let heard = self.is_fresh(&Observer::Member(id.clone()));
+                reports.members.get(id).filter(|_| heard)
+            };
+            // A standby may take the log from another one that takes it from the primary.
+            let carries = |id: &&MemberId| {
+                let first = fresh(id).and_then(|report| report.follows.as_ref());
+                first.is_some_and(|first| {
+                    let second = fresh(first).and_then(|report| report.follows.as_ref());
+                    first == primary || second == Some(primary)
+                })
+            };
+            let standbys = group.members.keys().filter(carries).count();
+            fresh(primary).is_some_and(|own| own.open == *term) && standbys >= usize::from(group.k)
+        };
+        let starved = reports.groups.values().filter(|group| !serves(group));
+        starved
+            .flat_map(|group| &group.runs)
+            .map(|run| run.cell.clone())
+            .collect()
     }
 
     fn sense(&mut self, reports: &Reports, limits: &Limits) {

@@ -38,6 +38,8 @@ pub struct GroupView {
     pub survives: Survives,
     /// Its members.
     pub members: BTreeMap<MemberId, Home>,
+    /// How many standbys a commit waits for.
+    pub k: u8,
     /// The open term and its primary; none before birth.
     pub open: Option<(Term, MemberId)>,
     /// The op that is running.
@@ -92,6 +94,8 @@ pub struct MemberReport {
     pub led: Term,
     /// The term whose client port is open; zero: closed.
     pub open: Term,
+    /// Whose log it takes, as a standby that is linked.
+    pub follows: Option<MemberId>,
     /// The last exit of its PostgreSQL since its agent started.
     pub exit: Option<Exit>,
     /// How long ago it heard each other member, when it sent this; absent: never.

@@ -37,6 +37,8 @@ struct World {
     broken_cells: BTreeSet<CellId>,
     /// Members whose agent was restarted.
     restarted: BTreeSet<MemberId>,
+    /// Members that are being rebuilt: their agents are there, their logs are not.
+    rebuilding: BTreeSet<MemberId>,
     /// What each gateway falsely says is down.
     lies: BTreeMap<ProcessId, BTreeSet<CellId>>,
     beats: BTreeMap<(MemberId, MemberId), u64>,
@@ -81,6 +83,7 @@ impl World {
             };
             let view = GroupView {
                 survives: group.survives,
+                k: group.k,
                 members: group
                     .members
                     .iter()
@@ -138,6 +141,7 @@ impl World {
             dead_cells: BTreeSet::new(),
             broken_cells: BTreeSet::new(),
             restarted: BTreeSet::new(),
+            rebuilding: BTreeSet::new(),
             lies: BTreeMap::new(),
             beats: BTreeMap::new(),
         };
@@ -213,6 +217,7 @@ impl World {
                 at_ms: self.now_ms,
                 led,
                 open: serving,
+                follows: (!leads && !self.rebuilding.contains(id)).then(|| open.1.clone()),
                 exit,
                 heard_ms_ago: heard,
             };
@@ -473,6 +478,34 @@ fn canaries_that_fail_while_a_group_fails_over_do_not_count() {
     world.lies.clear();
     world.open("g3", "g3-2");
     assert_eq!(world.run(3_000), "");
+}
+
+#[test]
+fn a_group_without_quorum_is_no_second_lost_city() {
+    // Group g1 has failed over, and its third member is being rebuilt when a city is lost: its
+    // primary in hangzhou has nobody to acknowledge, so all of hz-1's writes fail there too.
+    let mut world = World::new();
+    world.rebuilding.insert(member("g1-3"));
+    world.broken_cells.insert(cell("hz-1"));
+    world.dark.insert(region("shanghai"));
+    let told = world.run(4_000);
+    assert!(!told.contains("frozen"), "{told}");
+    assert!(told.contains("region shanghai is lost"), "{told}");
+    assert!(!told.contains("cell hz-1"), "{told}");
+    // Once the group can acknowledge again, what is still wrong with the cell counts.
+    world.rebuilding.clear();
+    let told = world.run(4_000);
+    assert!(told.contains("frozen: hangzhou, shanghai"), "{told}");
+}
+
+#[test]
+fn a_second_suspect_city_stops_automation_at_once_and_freezes_it_when_it_stands() {
+    let mut world = World::new();
+    world.dark.insert(region("shanghai"));
+    world.run(1_500);
+    world.broken_cells.insert(cell("hz-1"));
+    let told = world.run(4_000);
+    insta::assert_snapshot!(told);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn group_view(control: &Control, group: &GroupId, record: &GroupRecord) -> Group
     };
     GroupView {
         survives: spec.survives,
+        k: record.k,
         members: spec.members.iter().map(home).collect(),
         open: record
             .open
@@ -89,6 +90,10 @@ fn member_report(seen: &Heard, now_ms: u64) -> MemberReport {
         at_ms: unix_ms(seen.heard, now_ms),
         led: status.led.unwrap_or(Term::ZERO),
         open: status.open.unwrap_or(Term::ZERO),
+        follows: status
+            .upstream
+            .clone()
+            .filter(|_| status.role == MemberRole::Following),
         exit: status.exit.as_ref().map(|exit| Exit {
             at_ms: exit.unix_ms,
             ordered: exit.ordered,
