@@ -14,7 +14,7 @@ use crate::sql::{DATABASE, OWNER, REPLICATOR, SUPERUSER};
 use crate::{Binaries, Error, Launch, Launcher, Layout};
 
 /// Part of the template's name: raise it when `SCRIPT` or the options change.
-const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 3;
 
 /// How long another process may take to make the template.
 const BUILD_LIMIT: Duration = Duration::from_secs(120);
@@ -25,6 +25,19 @@ DO $$ DECLARE f record; BEGIN
   FOR f IN SELECT oid::regprocedure AS name FROM pg_proc
     WHERE pronamespace = 'pg_catalog'::regnamespace
       AND (proname LIKE 'lo\\_%' OR proname IN ('lowrite', 'loread'))
+  LOOP EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.name); END LOOP;
+END $$";
+
+/// Functions that run a text as a statement could hide a setting from the router, which refuses
+/// them by name; here they are refused by privilege. `set_config` itself stays: applications give
+/// their own settings with it, and a setting's name alone cannot be granted.
+const TEXT_RUNNERS: &str = "\
+DO $$ DECLARE f record; BEGIN
+  FOR f IN SELECT oid::regprocedure AS name FROM pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace
+      AND (proname IN ('query_to_xml', 'query_to_xmlschema', 'query_to_xml_and_xmlschema',
+                       'cursor_to_xml', 'cursor_to_xmlschema', 'ts_stat')
+           OR oid = 'ts_rewrite(tsquery, text)'::regprocedure)
   LOOP EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.name); END LOOP;
 END $$";
 
@@ -39,6 +52,7 @@ fn script() -> Vec<String> {
         "DROP SCHEMA public".into(),
         "REVOKE ALL ON LANGUAGE plpgsql FROM PUBLIC".into(),
         LARGE_OBJECTS.replace('\n', " "),
+        TEXT_RUNNERS.replace('\n', " "),
         format!("CREATE SCHEMA atoll AUTHORIZATION {OWNER}"),
         "CREATE TABLE atoll.term (term bigint PRIMARY KEY, timeline bigint NOT NULL, \
          fork pg_lsn NOT NULL, \"primary\" text NOT NULL, members text[] NOT NULL, \

@@ -297,6 +297,47 @@ async fn whatever_could_write_round_the_owner_is_found() {
 }
 
 #[tokio::test]
+async fn a_cell_runs_no_text_as_a_statement_and_keeps_no_large_object() {
+    let m = member().await;
+    lead(&m, 2).await;
+    let opening = Opening {
+        row: row(2),
+        moves: vec![grant(1, 1, "a")],
+        cells: vec![],
+    };
+    open_term(&m.session, &m.options.layout, opening)
+        .await
+        .unwrap();
+    let cell = as_cell(&m, "a").await;
+    let hidden = "select set_config(''synchronous_commit'', ''off'', false)";
+    let calls = [
+        format!("query_to_xml('{hidden}', true, true, '')"),
+        format!("query_to_xmlschema('{hidden}', true, true, '')"),
+        format!("query_to_xml_and_xmlschema('{hidden}', true, true, '')"),
+        "cursor_to_xml('c', 1, true, true, '')".into(),
+        "cursor_to_xmlschema('c', true, true, '')".into(),
+        format!("ts_stat('{hidden}')"),
+        format!("ts_stat('{hidden}', 'a')"),
+        format!("ts_rewrite('a'::tsquery, '{hidden}')"),
+        "lo_create(0)".into(),
+    ];
+    for call in calls {
+        let refused = cell.execute("call", &format!("SELECT {call}")).await;
+        assert_eq!(refused.unwrap_err().sqlstate(), Some("42501"), "{call}");
+    }
+    let harmless = [
+        "set_config('app.user', '7', true)",
+        "ts_rewrite('a & b'::tsquery, 'a'::tsquery, 'c'::tsquery)",
+    ];
+    for call in harmless {
+        cell.execute("call", &format!("SELECT {call}"))
+            .await
+            .unwrap();
+    }
+    m.server.quit(&m.options.layout).await.unwrap();
+}
+
+#[tokio::test]
 async fn two_promotions_from_one_timeline_differ_only_with_placeholders() {
     let (first, second) = tokio::join!(member(), member());
     // Without placeholders both histories claim the same timeline, and a rewind would see no

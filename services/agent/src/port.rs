@@ -1,12 +1,19 @@
 //! The client port. A connection is opened for the member's promise at that time: its start-up
 //! exchange is relayed at once, so that it can be opened ahead, and nothing else until the member
 //! serves that very term. It is closed when the member promises another.
+//!
+//! A cancel that reaches a session in its wait for the quorum turns that into a false success. So
+//! a cancel is relayed only for sessions whose opener has promised to keep cancels from commits
+//! (an SQL router does), and its connection is closed only when none can come any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_pgwire::backend::tag;
-use atoll_pgwire::{Limits, Peer, StartupMessage, StartupRequest, decode, decode_startup};
+use atoll_pgwire::{
+    CANCELS, CANCELS_KEPT_FROM_COMMITS, Limits, Peer, StartupMessage, StartupRequest, decode,
+    decode_startup,
+};
 use atoll_runtime::{Listener, Runtime, Stream};
 use atoll_topology::Term;
 use bytes::{BufMut, BytesMut};
@@ -21,6 +28,9 @@ use crate::database::Database;
 
 /// A client says who it is within this.
 const STARTUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// PostgreSQL closes a cancel request's connection when the signal is sent: a fork and a kill.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Connections at once; more are refused. PostgreSQL has its own limit below this.
 const CONNECTIONS_MAX: usize = 1_000;
@@ -39,8 +49,16 @@ struct Gate {
 
 struct Client {
     cut: CancellationToken,
-    /// Its backend, from BackendKeyData.
-    backend: Option<u32>,
+    /// Its backend and that one's secret, from BackendKeyData.
+    backend: Option<(u32, u32)>,
+    cancels: Cancels,
+}
+
+/// What its opener has promised about cancel requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancels {
+    Dropped,
+    KeptFromCommits,
 }
 
 /// The client port.
@@ -125,6 +143,11 @@ impl Port {
             clients.keys().copied().collect()
         };
         // Not until nobody is there: routers come anew at once, to be warm under the new promise.
+        self.until_gone(&cut).await;
+    }
+
+    /// Returns when the sockets of these clients are closed.
+    async fn until_gone(&self, cut: &[u64]) {
         let mut alive = self.alive.subscribe();
         loop {
             // Looked at without the channel's lock: `admit` takes the two the other way round.
@@ -151,7 +174,8 @@ impl Port {
     /// Closes the sockets of these backends' clients.
     pub(crate) fn cut_clients_of(&self, backends: &[i32]) {
         for client in self.lock().values() {
-            let of_one = |pid: &i32| client.backend == Some(pid.cast_unsigned());
+            let of_one =
+                |pid: &i32| client.backend.map(|(pid, _)| pid) == Some(pid.cast_unsigned());
             if backends.iter().any(of_one) {
                 client.cut.cancel();
             }
@@ -183,6 +207,7 @@ impl Port {
                 Client {
                     cut: cut.clone(),
                     backend: None,
+                    cancels: Cancels::Dropped,
                 },
             );
             self.alive.send_modify(|alive| *alive += 1);
@@ -210,9 +235,20 @@ impl Port {
         let Ok(startup) = timeout(STARTUP_LIMIT, startup(&mut client, &mut input)).await else {
             return Ok(());
         };
-        let Some(startup) = startup? else {
-            return Ok(());
+        let mut startup = match startup? {
+            Some(Asked::Session(startup)) => startup,
+            Some(Asked::Cancel { process, secret }) => {
+                self.cancel((process, secret)).await;
+                return Ok(());
+            }
+            None => return Ok(()),
         };
+        if startup.get(CANCELS) == Some(CANCELS_KEPT_FROM_COMMITS)
+            && let Some(client) = self.lock().get_mut(&number)
+        {
+            client.cancels = Cancels::KeptFromCommits;
+        }
+        startup.parameters.retain(|(name, _)| name != CANCELS);
         if let Err((code, text)) = admissible(&startup) {
             return refuse(&mut client, code, &text).await;
         }
@@ -240,6 +276,41 @@ impl Port {
         self.relay(client, backend, input).await
     }
 
+    /// Relays a cancel request, and returns when no cancel can come of it any more: PostgreSQL has
+    /// closed its connection, or the session is cut off, so that no COMMIT reaches it either.
+    async fn cancel(&self, key: (u32, u32)) {
+        let meant = self.lock().iter().find_map(|(number, client)| {
+            let kept = client.cancels == Cancels::KeptFromCommits && !client.cut.is_cancelled();
+            (kept && client.backend == Some(key)).then(|| (*number, client.cut.clone()))
+        });
+        let Some((number, cut)) = meant else {
+            debug!(process = key.0, "cancel request dropped");
+            return;
+        };
+        let relayed = async {
+            let socket = self.database.options.layout.socket();
+            let mut backend = self.runtime.connect_unix(&socket).await?;
+            let mut packet = BytesMut::new();
+            let (process, secret) = key;
+            StartupRequest::Cancel { process, secret }.encode(&mut packet);
+            backend.write_all(&packet).await?;
+            // It says nothing; it closes.
+            backend.read_to_end(&mut Vec::new()).await
+        };
+        match timeout(CANCEL_LIMIT, relayed).await {
+            Ok(Ok(_)) => debug!(process = key.0, "cancel request relayed"),
+            outcome => {
+                warn!(
+                    process = key.0,
+                    ?outcome,
+                    "a cancel may be late: its session is cut"
+                );
+                cut.cancel();
+                self.until_gone(&[number]).await;
+            }
+        }
+    }
+
     /// The backend's half of the start-up exchange; false if it refused.
     async fn start(
         &self,
@@ -258,7 +329,7 @@ impl Port {
                         let key = atoll_pgwire::backend::backend_key_data(frame.body())
                             .map_err(std::io::Error::other)?;
                         if let Some(client) = self.lock().get_mut(&number) {
-                            client.backend = Some(key.0);
+                            client.backend = Some(key);
                         }
                     }
                     tag::READY_FOR_QUERY => return Ok(true),
@@ -330,8 +401,14 @@ async fn closed(backend: &mut UnixStream) {
     }
 }
 
-/// Reads up to the start-up message; none if the client asked for something that has no answer.
-async fn startup<S>(client: &mut S, input: &mut BytesMut) -> std::io::Result<Option<StartupMessage>>
+/// What a connection is for.
+enum Asked {
+    Session(StartupMessage),
+    Cancel { process: u32, secret: u32 },
+}
+
+/// Reads up to the start-up message or cancel request; none if the client goes before.
+async fn startup<S>(client: &mut S, input: &mut BytesMut) -> std::io::Result<Option<Asked>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -339,10 +416,10 @@ where
         let request = decode_startup(input, Limits::default()).map_err(std::io::Error::other)?;
         match request {
             Some(StartupRequest::Ssl | StartupRequest::GssEnc) => client.write_all(b"N").await?,
-            // A cancel that reaches a session that waits for its quorum turns into a false
-            // success, so none is relayed.
-            Some(StartupRequest::Cancel { .. }) => return Ok(None),
-            Some(StartupRequest::Startup(message)) => return Ok(Some(message)),
+            Some(StartupRequest::Cancel { process, secret }) => {
+                return Ok(Some(Asked::Cancel { process, secret }));
+            }
+            Some(StartupRequest::Startup(message)) => return Ok(Some(Asked::Session(message))),
             None => {
                 if client.read_buf(input).await? == 0 {
                     return Ok(None);

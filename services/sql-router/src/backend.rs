@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use atoll_pgwire::backend::{self, Status, tag};
 use atoll_pgwire::{
-    Frame, Limits as FrameLimits, Peer, StartupMessage, StartupRequest, decode, frontend,
+    CANCELS, CANCELS_KEPT_FROM_COMMITS, Frame, Limits as FrameLimits, Peer, StartupMessage,
+    StartupRequest, decode, frontend,
 };
 use atoll_runtime::Runtime;
 use atoll_topology::ShardId;
@@ -115,6 +116,9 @@ impl Backend {
             ("database", login.database.as_str()),
             ("application_name", "atoll-sql-router"),
             ("client_encoding", "UTF8"),
+            // `Session::on_cancel` keeps it. A PostgreSQL without an agent only says that it does
+            // not know this.
+            (CANCELS, CANCELS_KEPT_FROM_COMMITS),
         ];
         let parameters = pairs
             .map(|(name, value)| (name.to_owned(), value.to_owned()))

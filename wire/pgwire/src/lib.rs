@@ -15,4 +15,6 @@ pub mod sql;
 mod startup;
 
 pub use frame::{Frame, FrameError, Limits, Peer, decode};
-pub use startup::{StartupMessage, StartupRequest, decode_startup};
+pub use startup::{
+    CANCELS, CANCELS_KEPT_FROM_COMMITS, StartupMessage, StartupRequest, decode_startup,
+};

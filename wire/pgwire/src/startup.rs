@@ -10,6 +10,14 @@ const CANCEL: u32 = 80_877_102;
 /// Version 3.0 as the protocol writes it.
 const VERSION_3_0: u32 = 3 << 16;
 
+/// With this parameter, set to [`CANCELS_KEPT_FROM_COMMITS`], whoever opens a session promises how
+/// it uses cancel requests. It is between a router and an agent; PostgreSQL never sees it.
+pub const CANCELS: &str = "_pq_.atoll_cancels";
+
+/// The promise: a cancel is asked for only inside an explicit transaction whose COMMIT was not
+/// sent, and none is sent before the connection of the cancel request has closed.
+pub const CANCELS_KEPT_FROM_COMMITS: &str = "kept-from-commits";
+
 /// What a new connection asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartupRequest {

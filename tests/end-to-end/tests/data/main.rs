@@ -7,6 +7,7 @@
 )]
 
 mod call_off;
+mod cancels;
 mod controls;
 mod disks;
 mod drivers;

@@ -214,11 +214,16 @@ impl AgentProcess {
         Ok(())
     }
 
-    /// The end of its log, for failures.
+    /// The ends of its log and of its PostgreSQL's, for failures.
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(40).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let postgres = self.folder().join("postgres.log");
+        let tails = [&self.log, &postgres].map(|path| {
+            let text = fs::read(path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().rev().take(40).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        });
+        tails.join("\n-- postgres --\n")
     }
 }
 
