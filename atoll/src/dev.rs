@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
 use atoll_world::{
-    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Up, Ways, worlds_of_this_user,
+    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Store, Up, Ways, serve_etcd,
+    worlds_of_this_user,
 };
 
+use crate::roles::{self, Start};
 use crate::status::{Output, show};
 use crate::talk;
 
@@ -38,6 +40,14 @@ pub(crate) enum Command {
         /// [default: POST /canary with the default application, none with another]
         #[arg(long, value_name = "METHOD PATH")]
         canary: Option<String>,
+        /// Where control keeps its records: a file, for one replica outside the regions; or etcd,
+        /// with a node and a replica of control in each of three regions
+        #[arg(long, value_name = "STORE", value_enum, default_value = "redb")]
+        store: StoreKind,
+        /// etcd's server program, 3.6 or newer [default: etcd on the PATH, or the one that
+        /// `cargo xtask` has built]
+        #[arg(long, value_name = "FILE")]
+        etcd: Option<PathBuf>,
         /// Round trip between outside and every region
         #[arg(long, value_name = "MS", default_value_t = OUTSIDE_ROUND_TRIP_MS)]
         outside_round_trip_ms: f64,
@@ -67,12 +77,24 @@ pub(crate) enum Command {
     Cut(Link),
     /// Heal the link between two regions
     Heal(Link),
+    /// A node of etcd; started by `up`
+    #[command(hide = true)]
+    Etcd(Start),
     /// The parent of a world's processes; started by `up`
     #[command(hide = true)]
     Supervise {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+}
+
+/// Where control keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    /// One replica of control, with a file
+    Redb,
+    /// Three replicas of control, with three nodes of etcd
+    Etcd,
 }
 
 /// Which world.
@@ -111,6 +133,11 @@ pub(crate) fn run(command: Command) -> ExitCode {
     if let Command::Supervise { dir } = command {
         return supervise(&dir);
     }
+    if let Command::Etcd(start) = command {
+        return roles::serve("etcd", &start, |config, runtime| {
+            serve_etcd(config, runtime, roles::ready("etcd"))
+        });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -146,6 +173,8 @@ async fn carry_out(command: Command) -> Result<()> {
             app,
             schema,
             canary,
+            store,
+            etcd,
             outside_round_trip_ms,
         } => {
             let atoll = std::env::current_exe().context("this binary's own path is unknown")?;
@@ -168,7 +197,9 @@ async fn carry_out(command: Command) -> Result<()> {
                 app,
                 schema,
                 canary,
+                store: store_of(store, etcd)?,
                 outside_round_trip_ms,
+                automatic_window_seconds: None,
             };
             up(&Up {
                 topology: file,
@@ -210,7 +241,7 @@ async fn carry_out(command: Command) -> Result<()> {
             talk::say(&format!("healed: {}", link.words()));
             Ok(())
         }
-        Command::Supervise { .. } => Ok(()),
+        Command::Supervise { .. } | Command::Etcd(_) => Ok(()),
     }
 }
 
@@ -227,6 +258,45 @@ fn ways(link: &Link) -> Ways {
     } else {
         Ways::Both
     }
+}
+
+/// The store, with its program.
+fn store_of(kind: StoreKind, etcd: Option<PathBuf>) -> Result<Store> {
+    if kind == StoreKind::Redb {
+        return Ok(Store::Redb);
+    }
+    let program = match etcd {
+        Some(named) => Some(named),
+        None => find_etcd()?,
+    };
+    let program = program.context(
+        "no etcd is found: name its server program with --etcd FILE (3.6 or newer; Debian's 3.4 has \
+         known faults), or let `cargo xtask demo --store etcd` build it",
+    )?;
+    let program = program.canonicalize().context("--etcd")?;
+    Ok(Store::Etcd { program })
+}
+
+/// On the PATH, or where a checkout keeps what it has built: `target/tools/etcd-*/etcd`.
+fn find_etcd() -> Result<Option<PathBuf>> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&paths).map(|path| path.join("etcd"));
+    let binary = std::env::current_exe().context("this binary's own path is unknown")?;
+    let tools = binary.ancestors().map(|above| above.join("tools"));
+    let mut built: Vec<PathBuf> = tools
+        .filter_map(|tools| std::fs::read_dir(tools).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("etcd-"))
+        })
+        .map(|path| path.join("etcd"))
+        .collect();
+    built.sort();
+    // What was built here is surely new enough.
+    let mut all = built.into_iter().rev().chain(on_path);
+    Ok(all.find(|path| path.is_file()))
 }
 
 /// What the application that comes with Atoll has for it.

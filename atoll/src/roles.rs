@@ -57,11 +57,15 @@ pub(crate) fn run(command: Command) -> ExitCode {
 }
 
 /// Says that the role serves: the one line on standard output that whoever started it waits for.
-fn ready(role: &'static str) -> impl FnOnce(&str) + Send {
+pub(crate) fn ready(role: &'static str) -> impl FnOnce(&str) + Send {
     move |addresses| talk::data(&format!("ready {role} {addresses}"))
 }
 
-fn serve<C, F, E>(role: &str, start: &Start, serve: impl FnOnce(C, Runtime) -> F) -> ExitCode
+pub(crate) fn serve<C, F, E>(
+    role: &str,
+    start: &Start,
+    serve: impl FnOnce(C, Runtime) -> F,
+) -> ExitCode
 where
     C: DeserializeOwned,
     F: Future<Output = Result<(), E>>,

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::directory::{Directory, worlds_of_this_user};
-use crate::options::Record;
+use crate::options::{Record, Store};
 use crate::plan::{Place, Role};
 
 /// Why a configuration cannot be made.
@@ -107,6 +107,7 @@ fn config_of(world: &World<'_>, place: &Place) -> Result<Value, ConfigError> {
     );
     let own = match place.role {
         Role::Control => world.control(place),
+        Role::Etcd => world.etcd(place)?,
         Role::Mesh => world.mesh(place)?,
         Role::Gateway => world.gateway(place)?,
         Role::SqlRouter => world.sql_router(place)?,
@@ -124,23 +125,62 @@ impl World<'_> {
         self.directory.data_of(place.id.as_str())
     }
 
-    fn streams(&self, place: &Place) -> Result<SocketAddrV4, ConfigError> {
-        let control = self.record.plan.control().and_then(|c| c.address("grpc"));
-        needed(place, control, "a control")
+    /// Where a process finds the replicas of control, or the store's nodes: the nearest first.
+    fn all_of(&self, role: Role, protocol: &str, place: &Place) -> Vec<SocketAddrV4> {
+        let all = self.record.plan.of_role(role, place.region.as_ref());
+        all.iter().filter_map(|p| p.address(protocol)).collect()
+    }
+
+    fn streams(&self, place: &Place) -> Result<Vec<SocketAddrV4>, ConfigError> {
+        let all = self.all_of(Role::Control, "grpc", place);
+        needed(place, (!all.is_empty()).then_some(all), "a control")
+    }
+
+    fn etcd(&self, place: &Place) -> Result<Value, ConfigError> {
+        let program = match &self.record.options.store {
+            Store::Etcd { program } => Some(program),
+            Store::Redb => None,
+        };
+        let nodes = self.record.plan.of_role(Role::Etcd, None);
+        let members: Map<String, Value> = nodes
+            .iter()
+            .map(|node| (node.id.to_string(), json!(node.address("peer"))))
+            .collect();
+        Ok(json!({
+            "process": place.id,
+            "program": needed(place, program, "etcd's program")?,
+            "client": place.address("client"),
+            "peer": place.address("peer"),
+            "data": self.data(place),
+            "log": self.directory.log_of(place.id.as_str()),
+            "members": members,
+        }))
     }
 
     fn control(&self, place: &Place) -> Value {
-        json!({
+        let of_services = self.record.plan.places.iter();
+        let places: Vec<&Place> = of_services.filter(|p| p.role != Role::Etcd).collect();
+        let mut config = json!({
             "process": place.id,
             "api": place.address("api"),
             "streams": place.address("grpc"),
             "admin": place.address("admin"),
             "data": self.data(place),
             "topology": self.directory.topology(),
-            "places": self.record.plan.places,
+            "places": places,
             // Local worlds are there to be switched often.
             "automatic_switch_min_interval_seconds": 0,
-        })
+            "automatic_window_seconds": self.record.options.automatic_window_seconds,
+        });
+        if let (Store::Etcd { .. }, Value::Object(keys)) = (&self.record.options.store, &mut config)
+        {
+            let endpoints = self.all_of(Role::Etcd, "client", place);
+            keys.insert(
+                "store".to_owned(),
+                json!({ "etcd": { "endpoints": endpoints } }),
+            );
+        }
+        config
     }
 
     fn mesh(&self, place: &Place) -> Result<Value, ConfigError> {
@@ -151,7 +191,7 @@ impl World<'_> {
             "listen": place.address("mesh"),
             "admin": place.address("admin"),
             "table_file": self.data(place).join("table"),
-            "control": [self.streams(place)?],
+            "control": self.streams(place)?,
         }))
     }
 
@@ -219,7 +259,7 @@ impl World<'_> {
             "replication": place.address("replication"),
             "admin": place.address("admin"),
             "data": self.data(place),
-            "control": [self.streams(place)?],
+            "control": self.streams(place)?,
             "members": members,
             "k": spec.k,
             "cells": self.topology.cells.keys().collect::<Vec<_>>(),

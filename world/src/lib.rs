@@ -7,6 +7,7 @@
 mod board;
 mod config;
 mod directory;
+mod etcd;
 mod keeper;
 mod links;
 mod local;
@@ -20,12 +21,13 @@ mod supervisor;
 
 pub use config::ConfigError;
 pub use directory::{BadDirectory, Directory, PATH_BYTES_MAX, worlds_of_this_user};
+pub use etcd::{EtcdConfig, EtcdError, serve_etcd};
 pub use links::{
     Change, LinkError, Ways, change_link, edit_links, links_of, read_links, write_links,
 };
 pub use local::{LocalWorld, Up, WorldError};
 pub use number::{NoNumber, WORLDS_MAX, WorldNumber};
-pub use options::{BadFile, Canary, OUTSIDE_ROUND_TRIP_MS, Options, Record};
+pub use options::{BadFile, Canary, OUTSIDE_ROUND_TRIP_MS, Options, Record, Store};
 pub use order::{OrderError, Outcome};
 pub use plan::{
     OUTSIDE, PROCESSES_PER_ZONE_MAX, Place, Plan, Port, REGIONS_MAX, Role, TooLarge,

@@ -15,7 +15,7 @@ use atoll_topology::Topology;
 use thiserror::Error;
 
 use crate::directory::{BadDirectory, Directory, worlds_of_this_user};
-use crate::links::{Change, LinkError, Ways, change_link, edit_links};
+use crate::links::{Change, LinkError, Ways, change_link, edit_links, read_links};
 use crate::options::{BadFile, Options, Record, read_json};
 use crate::order::{Order, OrderError, Outcome, give};
 use crate::status::WorldStatus;
@@ -54,6 +54,18 @@ pub enum WorldError {
         path: PathBuf,
         /// Each violation with its line and column.
         violations: String,
+    },
+    /// What control knows of the data in the directory is in another store.
+    #[error(
+        "the world in {} was begun with the store {before}, and its data belongs to what that store \
+         holds: bring it up with --store {before}, or begin another one with --dir",
+        path.display()
+    )]
+    OtherStore {
+        /// Which directory.
+        path: PathBuf,
+        /// The word for its store.
+        before: &'static str,
     },
     /// Its directory is of no use.
     #[error(transparent)]
@@ -124,6 +136,14 @@ impl LocalWorld {
         }
         if up.topology.canonicalize()? != directory.topology() {
             fs::write(directory.topology(), text)?;
+        }
+        if let Ok(before) = Record::read(&directory)
+            && before.options.store.word() != up.options.store.word()
+        {
+            return Err(WorldError::OtherStore {
+                path: directory.root().to_path_buf(),
+                before: before.options.store.word(),
+            });
         }
         up.options.write(&directory)?;
         let root = directory.root().display().to_string();
@@ -250,6 +270,20 @@ impl LocalWorld {
         Ok(edit_links(&links, |links| {
             change_link(links, [a, b], ways, Change::Heal)
         })?)
+    }
+
+    /// The links as they are now.
+    pub fn links(&self) -> Result<LinksFile, WorldError> {
+        Ok(read_links(&self.directory.links())?)
+    }
+
+    /// Puts all links in this state.
+    pub fn set_links(&self, wanted: &LinksFile) -> Result<(), WorldError> {
+        edit_links(&self.directory.links(), |links| {
+            links.clone_from(wanted);
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Ends the world and proves that no process of it is left; returns how many had to be killed

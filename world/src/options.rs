@@ -25,6 +25,30 @@ pub struct Canary {
     pub path: String,
 }
 
+/// Where control keeps the records.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Store {
+    /// One replica of control outside the regions, with a file.
+    #[default]
+    Redb,
+    /// A replica of control and a node of etcd in each of three regions.
+    Etcd {
+        /// etcd's server program.
+        program: PathBuf,
+    },
+}
+
+impl Store {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Redb => "redb",
+            Self::Etcd { .. } => "etcd",
+        }
+    }
+}
+
 /// Choices that hold for a whole world.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,8 +62,14 @@ pub struct Options {
     pub schema: Option<PathBuf>,
     /// The write by which every gateway finds out whether a cell can be written to.
     pub canary: Option<Canary>,
+    /// Where control keeps the records.
+    #[serde(default)]
+    pub store: Store,
     /// Round trip between outside and every region.
     pub outside_round_trip_ms: f64,
+    /// The window of automation's guards, in seconds; control's default without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic_window_seconds: Option<u64>,
 }
 
 /// A world that was brought up: its plan and the choices.

@@ -10,6 +10,8 @@ use atoll_topology::{CellId, GroupId, MemberId, ProcessId, RegionId, Topology, Z
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::options::Store;
+
 /// Regions that fit into an address: 4 bits, 0 is `outside`.
 pub const REGIONS_MAX: usize = 15;
 /// Zones of one region that fit into an address: 4 bits.
@@ -26,6 +28,8 @@ pub const OUTSIDE: &str = "outside";
 pub enum Role {
     /// Decides, and keeps the records.
     Control,
+    /// A node of the store that control's replicas share.
+    Etcd,
     /// Serves tables to the data planes of one cell.
     Mesh,
     /// Takes a cell's user requests.
@@ -58,6 +62,7 @@ impl Role {
     pub fn word(self) -> &'static str {
         match self {
             Self::Control => "control",
+            Self::Etcd => "etcd",
             Self::Mesh => "mesh",
             Self::Gateway => "gateway",
             Self::SqlRouter => "sql-router",
@@ -78,6 +83,7 @@ impl Role {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Control => const { &[port("api", 7600), port("grpc", 7601), ADMIN] },
+            Self::Etcd => const { &[port("client", 2379), port("peer", 2380)] },
             Self::Mesh => const { &[port("mesh", 7800), ADMIN] },
             Self::Gateway => const { &[port("edge", 8080), port("peer", 8081), ADMIN] },
             Self::SqlRouter => const { &[port("sql", 5432), ADMIN] },
@@ -153,7 +159,7 @@ pub struct Plan {
     pub world: u8,
     /// Region numbers: `outside`, then the topology's regions in the order of their names.
     pub regions: Vec<String>,
-    /// All processes: control, then each cell's, then each group's.
+    /// All processes: control, then each cell's, then each group's, then a shared store's.
     pub places: Vec<Place>,
 }
 
@@ -174,14 +180,21 @@ pub enum TooLarge {
     /// Two names joined are longer than a process's name may be.
     #[error("{0} cannot be named: {1}")]
     Name(String, String),
+    /// etcd needs places that are not lost together.
+    #[error(
+        "a store that survives the loss of a city needs three of them; this topology has {0} with \
+         a zone (leave --store out for one replica of control with a file)"
+    )]
+    TooFewRegions(usize),
     /// A cell has no slot to run in.
     #[error("cell {0} has no slot that runs")]
     NoSlot(CellId),
 }
 
 impl Plan {
-    /// Lays `topology` out as world number `world`. The same topology gives the same plan.
-    pub fn lay_out(topology: &Topology, world: u8) -> Result<Self, TooLarge> {
+    /// Lays `topology` out as world number `world`. The same topology gives the same plan, and the
+    /// store changes no address of another process.
+    pub fn lay_out(topology: &Topology, world: u8, store: &Store) -> Result<Self, TooLarge> {
         if topology.regions.len() > REGIONS_MAX {
             return Err(TooLarge::Regions(topology.regions.len()));
         }
@@ -194,17 +207,19 @@ impl Plan {
             used: BTreeMap::new(),
         };
 
-        let control = Ipv4Addr::new(127, world, 0, 1);
-        let mut places = vec![Place {
-            id: process(Role::Control.word())?,
-            role: Role::Control,
-            ip: control,
-            region: None,
-            zone: None,
-            cell: None,
-            group: None,
-            member: None,
-        }];
+        let mut places = Vec::new();
+        if *store == Store::Redb {
+            places.push(Place {
+                id: process(Role::Control.word())?,
+                role: Role::Control,
+                ip: Ipv4Addr::new(127, world, 0, 1),
+                region: None,
+                zone: None,
+                cell: None,
+                group: None,
+                member: None,
+            });
+        }
         for (cell, spec) in &topology.cells {
             let heaviest = spec.slots.values().max_by_key(|slot| slot.weight);
             let zone = &heaviest.ok_or_else(|| TooLarge::NoSlot(cell.clone()))?.zone;
@@ -227,6 +242,14 @@ impl Plan {
                 place.group = Some(group.clone());
                 place.member = Some(member.id.clone());
                 places.push(place);
+            }
+        }
+        if *store != Store::Redb {
+            for (region, zone) in store_zones(topology)? {
+                for role in [Role::Etcd, Role::Control] {
+                    let id = process(&format!("{region}-{}", role.word()))?;
+                    places.push(layout.place(id, role, &zone)?);
+                }
             }
         }
         Ok(Self {
@@ -252,9 +275,11 @@ impl Plan {
         self.places.iter().filter(of_group).collect()
     }
 
-    /// The control process.
-    pub fn control(&self) -> Option<&Place> {
-        self.places.iter().find(|p| p.role == Role::Control)
+    /// All processes of a role, those in the region of `seen_from` first.
+    pub fn of_role(&self, role: Role, seen_from: Option<&RegionId>) -> Vec<&Place> {
+        let mut found: Vec<&Place> = self.places.iter().filter(|p| p.role == role).collect();
+        found.sort_by_key(|place| seen_from.is_none() || place.region.as_ref() != seen_from);
+        found
     }
 
     /// The process of `role` in `cell`.
@@ -267,6 +292,26 @@ impl Plan {
 
 fn process(name: &str) -> Result<ProcessId, TooLarge> {
     ProcessId::parse(name).map_err(|error| TooLarge::Name(name.to_owned(), error.to_string()))
+}
+
+/// Where the store's nodes stand: the first zone of each of the first three regions, of five where
+/// there are so many.
+fn store_zones(topology: &Topology) -> Result<Vec<(RegionId, ZoneId)>, TooLarge> {
+    let first = |region: &RegionId| {
+        let mut zones = topology.zones.iter();
+        zones.find(|(_, zone)| zone.region == *region)
+    };
+    let mut places: Vec<_> = topology
+        .regions
+        .keys()
+        .filter_map(|region| Some((region.clone(), first(region)?.0.clone())))
+        .collect();
+    match places.len() {
+        few @ 0..3 => return Err(TooLarge::TooFewRegions(few)),
+        3 | 4 => places.truncate(3),
+        _ => places.truncate(5),
+    }
+    Ok(places)
 }
 
 /// The third number of each zone's addresses.

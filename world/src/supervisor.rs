@@ -110,7 +110,7 @@ pub async fn supervise(
     let before = Record::read(&directory).ok().map(|r| r.plan.world);
     let number = WorldNumber::take(before)?;
     let record = Record {
-        plan: Plan::lay_out(&topology, number.get())?,
+        plan: Plan::lay_out(&topology, number.get(), &options.store)?,
         options,
     };
     record.write(&directory)?;
@@ -186,6 +186,11 @@ impl World {
                     "/bin/sh".into(),
                     vec!["-c".to_owned(), format!("exec {line}")],
                 )
+            }
+            Role::Etcd => {
+                let config = self.directory.config_of(id).display().to_string();
+                let args = ["dev", "etcd", "--config", &config].map(str::to_owned);
+                (self.record.options.atoll.clone(), args.to_vec())
             }
             role => {
                 let config = self.directory.config_of(id).display().to_string();
@@ -303,7 +308,7 @@ impl World {
         let waves: [&[Role]; 3] = [
             &[Role::Gateway, Role::Application, Role::SqlRouter],
             &[Role::Mesh, Role::Control],
-            &[Role::Agent],
+            &[Role::Agent, Role::Etcd],
         ];
         for wave in waves {
             let roots: Vec<ProcessRef> = self

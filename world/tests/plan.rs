@@ -1,7 +1,7 @@
 //! Addresses of a world, as golden text: other programs and people rely on them.
 
 use atoll_topology::Topology;
-use atoll_world::{Plan, links_of};
+use atoll_world::{Plan, Store, links_of};
 
 fn topology() -> Topology {
     Topology::parse(include_str!("../../examples/topologies/three-cities.yaml"))
@@ -10,7 +10,7 @@ fn topology() -> Topology {
 
 #[test]
 fn an_address_tells_world_region_zone_and_process() {
-    let plan = Plan::lay_out(&topology(), 7).expect("it fits");
+    let plan = Plan::lay_out(&topology(), 7, &Store::Redb).expect("it fits");
     let lines: Vec<String> = plan
         .places
         .iter()
@@ -24,6 +24,28 @@ fn an_address_tells_world_region_zone_and_process() {
         })
         .collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn a_shared_store_has_a_node_and_a_replica_of_control_in_each_city_and_moves_nobody() {
+    let store = Store::Etcd {
+        program: "etcd".into(),
+    };
+    let plan = Plan::lay_out(&topology(), 7, &store).expect("it fits");
+    let alone = Plan::lay_out(&topology(), 7, &Store::Redb).expect("it fits");
+    let (before, added) = plan.places.split_at(alone.places.len() - 1);
+    assert_eq!(before, &alone.places[1..]);
+    let added: Vec<_> = added.iter().map(|p| format!("{} {}", p.ip, p.id)).collect();
+    insta::assert_snapshot!(added.join("\n"), @"
+    127.7.16.7 hangzhou-etcd
+    127.7.16.8 hangzhou-control
+    127.7.32.7 shanghai-etcd
+    127.7.32.8 shanghai-control
+    127.7.48.7 shenzhen-etcd
+    127.7.48.8 shenzhen-control
+    ");
+    let near = plan.of_role(atoll_world::Role::Control, plan.places[8].region.as_ref());
+    assert_eq!(near[0].region, plan.places[8].region);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atoll_hosts::{ProcessRef, Signal, below_directory};
 use atoll_runtime::{RealOptions, Runtime};
-use atoll_world::{Directory, Doing, LocalWorld, Options, Ways, supervise};
+use atoll_world::{Directory, Doing, LocalWorld, Options, Store, Ways, supervise};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -31,7 +31,9 @@ fn prepare(root: &Path) -> Directory {
         atoll,
         schema: None,
         canary: None,
+        store: Store::Redb,
         outside_round_trip_ms: 10.0,
+        automatic_window_seconds: None,
     };
     let text = serde_json::to_vec(&options).expect("JSON");
     fs::write(directory.run().join("options.json"), text).expect("options");

@@ -1,6 +1,7 @@
 //! Asks control over HTTP. Endpoints are tried in turn with a limit each, so a dead region costs
 //! two seconds, not a hang; a request that may have been taken is not sent a second time unless
-//! that is harmless.
+//! that is harmless. A replica that has no majority of the store is passed over: what it shows is
+//! shown only where no other one answers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -88,6 +89,19 @@ impl Client {
         read(&answer)
     }
 
+    /// A change that may be made twice: its outcome is the same.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|e| Problem::unreadable(&e))?;
+        let answer = self
+            .ask(&Method::PATCH, path, body.into(), Repeat::Harmless)
+            .await?;
+        read(&answer)
+    }
+
     async fn ask(
         &self,
         method: &Method,
@@ -99,14 +113,36 @@ impl Client {
             Repeat::Harmless => ENDPOINT_LIMIT,
             Repeat::Never => ORDER_LIMIT,
         };
-        let mut missed = Vec::new();
+        let (mut missed, mut old) = (Vec::new(), None);
         for endpoint in &self.endpoints {
+            if repeat == Repeat::Never
+                && self.endpoints.len() > 1
+                && let Err(why) = self.takes_orders(*endpoint).await
+            {
+                missed.push(format!("{endpoint}: {why}"));
+                continue;
+            }
             match self
                 .ask_one(*endpoint, method, path, body.clone(), limit)
                 .await
             {
-                Ok((status, answer)) if status.is_success() => return Ok(answer),
-                Ok((status, answer)) => return Err(problem(*endpoint, status, &answer)),
+                Ok((status, answer)) if status.is_success() => {
+                    if path == atoll_api::STATUS && is_read_only(&answer) {
+                        old = Some(answer);
+                        continue;
+                    }
+                    return Ok(answer);
+                }
+                Ok((status, answer)) => {
+                    let problem = problem(*endpoint, status, &answer);
+                    // Its store did not do it: another replica's may.
+                    let told = problem.details.atoll.as_ref();
+                    if told.is_some_and(|told| told.code == Code::STORE) {
+                        missed.push(format!("{endpoint}: {}", problem.message));
+                        continue;
+                    }
+                    return Err(problem);
+                }
                 Err(Missed::Lost(why)) if repeat == Repeat::Never => {
                     let lost = Problem::new(Code::LOST_ANSWER, "the answer was lost")
                         .why(why)
@@ -119,7 +155,26 @@ impl Client {
                 }
             }
         }
-        Err(no_endpoint(missed))
+        old.ok_or_else(|| no_endpoint(missed))
+    }
+
+    /// Whether a replica is there, and may write: an order that is lost in one that hangs may have
+    /// been taken, and could not be given to another.
+    async fn takes_orders(&self, endpoint: SocketAddr) -> Result<(), String> {
+        let asked = self.ask_one(
+            endpoint,
+            &Method::GET,
+            atoll_api::STATUS,
+            Bytes::new(),
+            ENDPOINT_LIMIT,
+        );
+        match asked.await {
+            Ok((_, answer)) if is_read_only(&answer) => {
+                Err("it has no majority of the store".to_owned())
+            }
+            Ok(_) => Ok(()),
+            Err(Missed::NotSent(why) | Missed::Lost(why)) => Err(why),
+        }
     }
 
     async fn ask_one(
@@ -229,6 +284,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Whether a status says that its replica only shows what it last knew.
+fn is_read_only(status: &[u8]) -> bool {
+    serde_json::from_slice::<atoll_api::WorldStatus>(status).is_ok_and(|status| status.read_only)
 }
 
 fn lost(error: hyper::Error) -> Missed {

@@ -48,6 +48,8 @@ struct Processes {
 struct Process {
     role: String,
     #[serde(default)]
+    state: String,
+    #[serde(default)]
     addresses: BTreeMap<String, SocketAddr>,
 }
 
@@ -68,7 +70,11 @@ fn of_world(world: &Path) -> Result<Vec<SocketAddr>, Failure> {
         .processes
         .into_iter()
         .filter(|process| process.role == "control");
+    let mut control: Vec<_> = control.collect();
+    // Those that are known to be down or frozen come last.
+    control.sort_by_key(|process| process.state != "ready");
     let found: Vec<_> = control
+        .into_iter()
         .filter_map(|mut p| p.addresses.remove("api"))
         .collect();
     if found.is_empty() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_detection::guard::Guard;
 use atoll_runtime::Runtime;
 use atoll_store::Backend;
 use atoll_topology::{MemberId, RegionId, Topology};
@@ -46,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) planes: Planes,
     /// What agents say.
     pub(crate) agents: Agents,
+    /// What automation did, and may do.
+    pub(crate) guard: Arc<Followed<Guard>>,
     /// What was ordered, and how far it is.
     pub(crate) executions: Arc<Followed<execution::Stored>>,
     /// When each step of each op was reached.
@@ -74,6 +77,7 @@ impl Control {
         )
         .await?;
         let records = Records::load(store.clone()).await?;
+        let guard = Arc::new(Followed::load(store.clone()).await?);
         let executions = Arc::new(Followed::load(store.clone()).await?);
         let timeline = Arc::new(Timeline::load(runtime.clone(), store.clone()).await?);
         Ok(Self {
@@ -86,6 +90,7 @@ impl Control {
             seat: Seat::alone(),
             planes: Planes::default(),
             agents: Agents::default(),
+            guard,
             executions,
             timeline,
             region: view::outside(),
@@ -118,6 +123,8 @@ impl Control {
     pub(crate) fn start(self: &Arc<Self>) {
         self.records.start(&self.runtime);
         self.timeline.start();
+        let guard = self.guard.clone().follow(self.runtime.clone());
+        self.runtime.tasks().spawn("following the guard", guard);
         let executions = self.executions.clone().follow(self.runtime.clone());
         self.runtime
             .tasks()
@@ -159,7 +166,7 @@ pub async fn serve(
     let store = atoll_store::open(&backend, &runtime).await?;
     let seat = match backend {
         Backend::Redb { .. } => Seat::alone(),
-        Backend::Etcd { .. } | Backend::Memory {} => Seat::shared(),
+        Backend::Etcd { .. } | Backend::Memory {} => Seat::shared(config.process.clone()),
     };
     run(config, store, seat, runtime, ready).await
 }
@@ -171,7 +178,8 @@ pub async fn serve_on(
     runtime: Runtime,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
-    run(config, store, Seat::shared(), runtime, ready).await
+    let seat = Seat::shared(config.process.clone());
+    run(config, store, seat, runtime, ready).await
 }
 
 async fn run(

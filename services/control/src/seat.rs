@@ -48,7 +48,10 @@ pub(crate) enum Standing {
 }
 
 /// This replica's standing.
-pub(crate) struct Seat(watch::Sender<Standing>);
+pub(crate) struct Seat {
+    standing: watch::Sender<Standing>,
+    process: Option<ProcessId>,
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held {
@@ -59,22 +62,37 @@ struct Held {
 impl Seat {
     /// Of a replica that is the only one.
     pub(crate) fn alone() -> Self {
-        Self(watch::Sender::new(Standing::Acts))
+        Self {
+            standing: watch::Sender::new(Standing::Acts),
+            process: None,
+        }
     }
 
-    /// Of one of several.
-    pub(crate) fn shared() -> Self {
-        Self(watch::Sender::new(Standing::Waits { holder: None }))
+    /// Of one of several, which goes by this name.
+    pub(crate) fn shared(process: ProcessId) -> Self {
+        Self {
+            standing: watch::Sender::new(Standing::Waits { holder: None }),
+            process: Some(process),
+        }
     }
 
     /// Now.
     pub(crate) fn standing(&self) -> Standing {
-        self.0.borrow().clone()
+        self.standing.borrow().clone()
+    }
+
+    /// Which replica acts, as far as this one knows.
+    pub(crate) fn acting(&self) -> Option<ProcessId> {
+        match self.standing() {
+            Standing::Acts => self.process.clone(),
+            Standing::Waits { holder } => holder,
+            Standing::ReadOnly { .. } => None,
+        }
     }
 
     /// Whether this replica begins and continues ops.
     pub(crate) fn acts(&self) -> bool {
-        *self.0.borrow() == Standing::Acts
+        *self.standing.borrow() == Standing::Acts
     }
 
     /// Waits until this replica acts.
@@ -89,12 +107,12 @@ impl Seat {
 
     async fn until(&self, holds: impl FnMut(&Standing) -> bool) {
         // The sender lives as long as `self`.
-        let mut standing = self.0.subscribe();
+        let mut standing = self.standing.subscribe();
         let _ended = standing.wait_for(holds).await;
     }
 
     fn stand(&self, standing: Standing) {
-        self.0.send_if_modified(|now| {
+        self.standing.send_if_modified(|now| {
             if *now == standing {
                 return false;
             }

@@ -30,8 +30,19 @@ pub struct Load {
 }
 
 impl World {
-    /// Three cities, four cells, four data groups, the bank.
+    /// Three cities, four cells, four data groups, the bank; control is one process with a file.
     pub fn up(name: &str) -> Result<Self> {
+        Self::up_with(name, &[])
+    }
+
+    /// The same with three replicas of control on three nodes of etcd, one of each a city.
+    pub fn up_on_etcd(name: &str) -> Result<Self> {
+        let etcd = atoll_programs::etcd()?;
+        let program = etcd.etcd.display().to_string();
+        Self::up_with(name, &["--store", "etcd", "--etcd", &program])
+    }
+
+    fn up_with(name: &str, more: &[&str]) -> Result<Self> {
         let atoll = binary()?;
         let bank = atoll.with_file_name("bank");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -47,6 +58,7 @@ impl World {
             .arg(&world.dir)
             .arg("--schema")
             .arg(schema)
+            .args(more)
             .output()?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.status.success(), "the world did not come up:\n{text}");
@@ -78,6 +90,36 @@ impl World {
         let done = matches!(said.status.code(), Some(0 | 10));
         ensure!(done, "{words:?}: {text}");
         Ok(serde_json::from_slice(&said.stdout)?)
+    }
+
+    /// Which replica of control acts.
+    pub fn acting(&self) -> Result<String> {
+        let status = self.ask(&["status"])?;
+        let acting = status.get("acting").and_then(Value::as_str);
+        Ok(acting.context("no replica acts")?.to_owned())
+    }
+
+    /// Which node of etcd leads, as the nodes themselves say.
+    pub fn etcd_leader(&self) -> Result<String> {
+        let etcdctl = atoll_programs::etcd()?.etcdctl;
+        let text = std::fs::read(self.dir.join("run/processes.json"))?;
+        let processes: Value = serde_json::from_slice(&text)?;
+        let nodes = processes.get("processes").and_then(Value::as_array);
+        for node in nodes.into_iter().flatten().filter(|p| p["role"] == "etcd") {
+            let Some(client) = node.pointer("/addresses/client").and_then(Value::as_str) else {
+                continue;
+            };
+            let said = Command::new(&etcdctl)
+                .args(["endpoint", "status", "-w", "json", "--command-timeout=2s"])
+                .args(["--endpoints", client])
+                .output()?;
+            let said: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+            let leader = said.pointer("/0/Status/leader");
+            if leader.is_some() && leader == said.pointer("/0/Status/header/member_id") {
+                return Ok(node["name"].as_str().context("a name")?.to_owned());
+            }
+        }
+        bail!("no node of etcd leads")
     }
 
     /// Plans, and begins exactly that plan; does not wait for its end. The execution's name.
@@ -163,6 +205,22 @@ impl Load {
         }
         Ok(serde_json::from_slice(&std::fs::read(&self.report)?)?)
     }
+}
+
+/// Nothing acknowledged is lost or doubled, and something was acknowledged.
+pub fn sound(report: &Value) -> Result<()> {
+    let number = |name: &str| report.get(name).and_then(Value::as_u64);
+    for name in ["lost", "duplicated", "altered", "strangers"] {
+        ensure!(number(name) == Some(0), "{name}: {report}");
+    }
+    ensure!(report["conserved"] == true, "not conserved: {report}");
+    let acknowledged = number("acknowledged");
+    ensure!(acknowledged > Some(20), "too little was done: {report}");
+    ensure!(
+        number("present") == acknowledged,
+        "not all is there: {report}"
+    );
+    Ok(())
 }
 
 impl Drop for Load {

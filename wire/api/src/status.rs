@@ -142,6 +142,9 @@ pub struct WorldStatus {
     /// and changes nothing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub read_only: bool,
+    /// Which of several replicas acts, as far as this one knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acting: Option<ProcessId>,
     /// By name.
     pub groups: Vec<GroupStatus>,
     /// By name.

@@ -32,7 +32,12 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    pub(crate) fn new(runtime: Runtime, controls: Vec<SocketAddr>, atoll: &Path, world: &Path) -> Self {
+    pub(crate) fn new(
+        runtime: Runtime,
+        controls: Vec<SocketAddr>,
+        atoll: &Path,
+        world: &Path,
+    ) -> Self {
         Self {
             runtime,
             controls,

@@ -46,6 +46,16 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
     if !control.automatic {
         warnings.push("automatic failover is off".to_owned());
     }
+    let guard = crate::guard::seen(&control);
+    let reasons = [
+        ("automation is switched off", &guard.killed),
+        ("automatic owner changes are frozen", &guard.frozen),
+    ];
+    for (what, reason) in reasons {
+        if let Some(reason) = reason {
+            warnings.insert(0, format!("{what} ({reason})"));
+        }
+    }
     Ok(Json(WorldStatus {
         world: table
             .as_ref()
@@ -53,8 +63,9 @@ pub(crate) async fn get(State(control): State<Arc<Control>>) -> Result<Json<Worl
             .unwrap_or_default(),
         unix_ms: control.runtime.wall_clock().0,
         table: table.as_ref().map_or(0, |table| table.version.number),
-        automatic: control.automatic,
+        automatic: control.automatic && guard.killed.is_none(),
         read_only: matches!(standing, Standing::ReadOnly { .. }),
+        acting: control.seat.acting(),
         groups,
         cells: cells(&control, &records, &planes),
         planes: planes.iter().map(plane).collect(),
