@@ -89,6 +89,7 @@ pub(crate) fn run(afterwards: Afterwards, build: Build, store: StoreKind) -> Res
             output,
             round_trip_ms: None,
             store: store.clone(),
+            guard_window_seconds: None,
         };
         let mut stage = Stage::open(runtime, binaries, setting).await?;
         let told = play(&mut stage, &store).await;

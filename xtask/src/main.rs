@@ -1,4 +1,4 @@
-//! The one task runner: `cargo xtask test | check | demo | bench`.
+//! The one task runner: `cargo xtask test | check | demo | bench | fuzz | campaign`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,7 @@
 mod arrows;
 mod bench;
 mod binaries;
+mod campaign;
 mod cargo;
 mod check;
 mod count;
@@ -15,6 +16,7 @@ mod demo;
 mod fuzz;
 mod metadata;
 mod shipped;
+mod simulate;
 mod stage;
 mod test;
 
@@ -68,6 +70,42 @@ enum Task {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Faults drawn from a seed against a world under load, judged by oracles
+    #[command(
+        after_help = "Leaves target/campaign/report.json and report.md; fails where an \
+        oracle found anything, or where a lie that every oracle is told was not found out. A run \
+        with an anomaly keeps all logs and says how to repeat it.\n\nExamples:\n  \
+        cargo xtask campaign --minutes 10 --seed 7\n  \
+        cargo xtask campaign --minutes 120 --store etcd"
+    )]
+    Campaign {
+        /// How long faults are drawn
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        minutes: u64,
+        /// Where all chance comes from; the time without
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        /// Where control keeps its records
+        #[arg(long, value_name = "STORE", value_enum, default_value = "redb")]
+        store: demo::StoreKind,
+        /// Use the binaries of the last build, whatever has changed since
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Walk the ownership protocol through random schedules, by the million, on every core
+    #[command(after_help = "A walk is a few hundred steps of the state machines that the services \
+        run: crashes, lost and repeated messages, late statements, two drivers, changed members. \
+        A step that breaks an invariant ends it with the shortest schedule that does, as readable \
+        steps, and exit code 1.\n\nExamples:\n  cargo xtask simulate --walks 1000000\n  \
+        cargo xtask simulate --walks 1 --seed 4171")]
+    Simulate {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+        walks: u64,
+        /// The first one's seed; the others count on from it. Tests walk those from 0
+        #[arg(long, value_name = "S", default_value_t = 1_000_000)]
+        seed: u64,
+    },
     /// Feed every parser with bytes that nobody would send, for a while
     #[command(after_help = "Corpora are in fuzz/corpus. What fails is kept in \
         target/fuzz/artifacts.\n\nExamples:\n  cargo xtask fuzz\n  \
@@ -95,6 +133,22 @@ fn main() -> ExitCode {
             })
         }
         Task::Bench { bench } => bench::run(&bench),
+        Task::Simulate { walks, seed } => {
+            simulate::run(walks, seed).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Campaign {
+            minutes,
+            seed,
+            store,
+            no_build,
+        } => store.found().and_then(|store| {
+            campaign::run(&campaign::Wanted {
+                minutes,
+                seed: seed.unwrap_or_else(campaign::seed_of_now),
+                store,
+                build: !no_build,
+            })
+        }),
         Task::Demo {
             keep,
             no_build,

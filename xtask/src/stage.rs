@@ -27,7 +27,7 @@ use crate::cargo::root;
 /// Transfers a second.
 const RATE: u32 = 150;
 /// The load ends when it is told to; this is only its limit.
-const LOAD_SECONDS_MAX: u32 = 900;
+const LOAD_SECONDS_MAX: u32 = 86_400;
 /// How long users may take to open their accounts.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the load may take to read the books at the end.
@@ -45,6 +45,8 @@ pub(crate) struct Setting {
     pub(crate) round_trip_ms: Option<u32>,
     /// Where control keeps its records.
     pub(crate) store: Store,
+    /// The window of automation's guards; control's default without.
+    pub(crate) guard_window_seconds: Option<u64>,
 }
 
 pub(crate) struct Stage {
@@ -69,6 +71,7 @@ impl Stage {
             output,
             round_trip_ms,
             store,
+            guard_window_seconds,
         } = setting;
         let directory = worlds_of_this_user().join(name);
         if let Ok(old) = LocalWorld::open(&directory) {
@@ -93,6 +96,7 @@ impl Stage {
             }),
             store,
             outside_round_trip_ms: round_trip_ms.map_or(OUTSIDE_ROUND_TRIP_MS, f64::from),
+            automatic_window_seconds: guard_window_seconds,
         };
         let topology = topology(&output, round_trip_ms)?;
         let world = LocalWorld::start_up(&Up {

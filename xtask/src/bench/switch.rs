@@ -68,6 +68,7 @@ pub(crate) fn run(wanted: &Wanted<'_>) -> Result<ExitCode> {
             output: output.clone(),
             round_trip_ms: Some(*round_trip_ms),
             store: atoll_world::Store::Redb,
+            guard_window_seconds: None,
         };
         println!("cities {round_trip_ms} ms apart, {} rounds", wanted.rounds);
         let (done, run) = runtime.block_on(measure(wanted, setting, binaries::built()?))?;

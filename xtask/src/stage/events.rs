@@ -150,7 +150,7 @@ fn shards(text: &str) -> Result<BTreeSet<u16>> {
 }
 
 /// The cells that `chosen` (by name and region) says, with the shards that they own.
-fn owned(
+pub(crate) fn owned(
     status: &WorldStatus,
     chosen: impl Fn(&str, &str) -> bool,
 ) -> Result<BTreeMap<String, BTreeSet<u16>>> {
@@ -165,7 +165,7 @@ fn owned(
 }
 
 /// Every member of every data group leads or follows.
-fn complete(status: &WorldStatus) -> bool {
+pub(crate) fn complete(status: &WorldStatus) -> bool {
     let mut members = status.groups.iter().flat_map(|g| &g.members);
     let at_work = |role: &str| ["primary", "replica"].contains(&role);
     settled(status) && members.all(|m| m.live && at_work(&m.role))

@@ -1,0 +1,201 @@
+//! Faults, performed and taken back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use atoll_hosts::{Signal, Tree};
+use atoll_runtime::LinksFile;
+use atoll_world::{Doing, Role, Ways};
+use tokio::time::{sleep, timeout};
+
+use super::draw::{Fault, Ordered};
+use crate::stage::Stage;
+
+/// What stands outside the regions.
+const OUTSIDE: &str = "outside";
+/// How long an order may take; under a fault it may well not succeed.
+const ORDER_LIMIT: Duration = Duration::from_secs(45);
+
+/// How an order that a person gave ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Done,
+    /// Planned and not carried out, or not to be planned: no anomaly by itself.
+    Not(String),
+}
+
+/// Performs a fault and takes it back; returns when the cause is gone, whatever its effects.
+pub(crate) async fn perform(stage: &Stage, fault: &Fault) -> Result<()> {
+    let world = &stage.world;
+    match fault {
+        Fault::Kill { process, down } => {
+            world.kill(process).await?;
+            sleep(*down).await;
+            world.start(process).await?;
+        }
+        Fault::KillPostgres { agent } => postgres(stage, agent, None)?,
+        Fault::KillBackend { agent, which } => postgres(stage, agent, Some(*which))?,
+        Fault::Freeze { process, lasting } => {
+            world.pause(process).await?;
+            sleep(*lasting).await;
+            world.resume(process).await?;
+        }
+        Fault::FreezeRegion { region, lasting } => {
+            world.pause(region).await?;
+            sleep(*lasting).await;
+            world.resume(region).await?;
+        }
+        Fault::LoseRegion { region, down } => {
+            world.pause(region).await?;
+            sleep(*down).await;
+            world.kill(region).await?;
+            world.start(region).await?;
+        }
+        Fault::Cut { a, b, lasting } => cut(stage, &[(a, b)], Ways::Both, *lasting).await?,
+        Fault::CutOneWay { from, to, lasting } => {
+            cut(stage, &[(from, to)], Ways::OneWay, *lasting).await?;
+        }
+        Fault::Isolate { region, lasting } => {
+            let record = world.record()?;
+            let places = record.plan.places.iter();
+            let mut others: Vec<String> = places
+                .filter_map(|place| place.region.as_ref().map(ToString::to_string))
+                .filter(|other| other != region)
+                .collect();
+            others.push(OUTSIDE.to_owned());
+            others.sort();
+            others.dedup();
+            let pairs: Vec<(&str, &str)> = others
+                .iter()
+                .map(|other| (region.as_str(), other.as_str()))
+                .collect();
+            cut(stage, &pairs, Ways::Both, *lasting).await?;
+        }
+        Fault::CutControl { region, lasting } => {
+            cut(stage, &[(region, OUTSIDE)], Ways::Both, *lasting).await?;
+        }
+        Fault::Slow {
+            a,
+            b,
+            delay_ms,
+            lasting,
+        } => {
+            let mut links = world.links()?;
+            for link in &mut links.links {
+                let ends = [link.from.as_str(), link.to.as_str()];
+                if ends.contains(&a.as_str()) && ends.contains(&b.as_str()) {
+                    link.delay_ms = f64::from(*delay_ms);
+                }
+            }
+            world.set_links(&links)?;
+            sleep(*lasting).await;
+        }
+        Fault::RestartGroup { group } => {
+            let members = agents_of(stage, |p| {
+                p.place.group.as_ref().is_some_and(|g| g.as_str() == group)
+            })?;
+            for member in &members {
+                world.kill(member).await?;
+            }
+            for member in &members {
+                world.start(member).await?;
+            }
+        }
+        Fault::RestartAll => {
+            let all = agents_of(stage, |p| p.place.role != Role::Application)?;
+            for process in &all {
+                world.kill(process).await?;
+            }
+            for process in &all {
+                world.start(process).await?;
+            }
+        }
+        Fault::Both(a, b) => {
+            let (a, b) = tokio::join!(Box::pin(perform(stage, a)), Box::pin(perform(stage, b)));
+            // Where both meant the same process, one of them found it as it wanted it.
+            a.or(b)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes everything back that faults left: what is down starts, what is frozen runs, and the links
+/// are as they were.
+pub(crate) async fn take_back(stage: &Stage, links: &LinksFile) -> Result<()> {
+    stage.world.set_links(links)?;
+    for process in stage.world.status()?.processes {
+        match process.state {
+            Doing::Paused => drop(stage.world.resume(process.name.as_str()).await?),
+            Doing::Down => drop(stage.world.start(process.name.as_str()).await?),
+            Doing::Starting | Doing::Ready | Doing::BackOff | Doing::Gone => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a person orders; it is begun under the faults, and its end is waited for.
+pub(crate) async fn order(stage: &Stage, order: &Ordered) -> Ended {
+    let ask = stage.ask();
+    let carried_out = async {
+        let plan = match order {
+            Ordered::Switch { cell, to } => ask.plan(&["cell", cell, "--to", to]).await?,
+            Ordered::Failback => ask.plan(&["failback"]).await?,
+        };
+        let hash = plan.status.context("the plan came back empty")?.hash;
+        ask.run(&hash, &format!("campaign-{}", stage.now_ms()))
+            .await
+    };
+    match timeout(ORDER_LIMIT, carried_out).await {
+        Ok(Ok(_)) => Ended::Done,
+        Ok(Err(error)) => Ended::Not(format!("{order:?}: {error:#}")),
+        Err(_) => Ended::Not(format!("{order:?}: not over after {ORDER_LIMIT:?}")),
+    }
+}
+
+async fn cut(
+    stage: &Stage,
+    pairs: &[(impl AsRef<str>, impl AsRef<str>)],
+    ways: Ways,
+    lasting: Duration,
+) -> Result<()> {
+    for (a, b) in pairs {
+        stage.world.cut(a.as_ref(), b.as_ref(), ways)?;
+    }
+    sleep(lasting).await;
+    for (a, b) in pairs {
+        stage.world.heal(a.as_ref(), b.as_ref(), ways)?;
+    }
+    Ok(())
+}
+
+/// Kills all processes of a member's PostgreSQL, or one of them.
+fn postgres(stage: &Stage, agent: &str, which: Option<usize>) -> Result<()> {
+    let processes = stage.world.status()?.processes;
+    let agent = processes.iter().find(|p| p.name.as_str() == agent);
+    let Some(agent) = agent.and_then(|p| p.process) else {
+        return Ok(());
+    };
+    let below = Tree::now()?.below(&[agent]);
+    let postgres: Vec<_> = below.into_iter().filter(|p| *p != agent).collect();
+    let chosen = match which {
+        Some(which) if !postgres.is_empty() => {
+            let at = which % postgres.len();
+            postgres.get(at..=at).unwrap_or_default()
+        }
+        _ => postgres.as_slice(),
+    };
+    for process in chosen {
+        // It may have ended since we looked.
+        drop(process.signal(Signal::SIGKILL));
+    }
+    Ok(())
+}
+
+fn agents_of(
+    stage: &Stage,
+    chosen: impl Fn(&atoll_world::ProcessStatus) -> bool,
+) -> Result<Vec<String>> {
+    let processes = stage.world.status()?.processes;
+    let meant = processes.iter().filter(|p| chosen(p));
+    Ok(meant.map(|p| p.name.to_string()).collect())
+}
