@@ -1,0 +1,94 @@
+//! The way of one replica of control to the store that all share: it may be cut, and outcomes may
+//! be lost on it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use atoll_store::Memory;
+use atoll_workflow::{Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
+
+/// What a replica meets at its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trouble {
+    /// None.
+    #[default]
+    None,
+    /// It cannot be reached.
+    Unavailable,
+    /// Of three transactions one is done and one is not done, and nobody is told which.
+    Doubtful,
+}
+
+/// One replica's way to the store. Clones are the same way.
+#[derive(Clone)]
+pub(crate) struct Way {
+    memory: Memory,
+    met: Arc<Mutex<(Trouble, u64)>>,
+}
+
+impl Way {
+    pub(crate) fn to(memory: Memory) -> Self {
+        let met = Arc::default();
+        Self { memory, met }
+    }
+
+    pub(crate) fn meets(&self, trouble: Trouble) {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).0 = trouble;
+    }
+
+    fn available(&self) -> Result<(), StoreError> {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        match met.0 {
+            Trouble::Unavailable => Err(StoreError::Unavailable {
+                reason: "simulated".to_owned(),
+            }),
+            Trouble::None | Trouble::Doubtful => Ok(()),
+        }
+    }
+
+    /// Which transaction this is, where outcomes are lost.
+    fn doubtful(&self) -> Option<u64> {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        met.1 += 1;
+        (met.0 == Trouble::Doubtful).then_some(met.1 % 3)
+    }
+}
+
+#[async_trait]
+impl Store for Way {
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        self.available()?;
+        self.memory.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listed, StoreError> {
+        self.available()?;
+        self.memory.list(prefix).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Revision, StoreError> {
+        self.available()?;
+        let unknown = || StoreError::OutcomeUnknown {
+            reason: "simulated".to_owned(),
+        };
+        match self.doubtful() {
+            Some(0) => Err(unknown()),
+            Some(1) => {
+                // Whether its demands held is part of what is not known.
+                drop(self.memory.txn(txn).await);
+                Err(unknown())
+            }
+            _ => self.memory.txn(txn).await,
+        }
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.available()?;
+        self.memory.watch(prefix, after).await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.available()?;
+        self.memory.compact(revision).await
+    }
+}
