@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use atoll_api::{Exit, Kind};
+use atoll_api::{AutomaticVerb, Control, Exit, Kind};
 use atoll_runtime::Runtime;
 use atoll_topology::{CellId, RegionId, UserId};
 use clap::{Args, Subcommand};
 
 use crate::client::Client;
-use crate::{Failure, Format, Screen, explain, get, schema, status, switch};
+use crate::{Failure, Format, Screen, automatic, explain, get, schema, status, switch};
 
 /// Which server to ask, and how to print.
 #[derive(Debug, Clone, Default, Args)]
@@ -142,13 +142,90 @@ pub enum Switch {
         common: Common,
     },
     /// Watch an execution to its end
-    Watch {
-        /// Its name
-        name: String,
+    Watch(Named),
+    /// Let an execution begin no further group; what is begun goes on to its end
+    Pause(Named),
+    /// Let a paused execution go on
+    Resume(Named),
+    /// Let an execution begin nothing more; what is begun goes on to its end
+    Abort(Named),
+    /// Show what automation may do by itself, and switch it off or freeze it
+    #[command(subcommand)]
+    Automatic(Automatic),
+}
+
+/// An execution by its name.
+#[derive(Debug, Clone, Args)]
+pub struct Named {
+    /// Its name
+    name: String,
+    /// Which server, and how to print
+    #[command(flatten)]
+    common: Common,
+}
+
+/// `atoll switch automatic`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Automatic {
+    /// Whether verdicts may begin anything, what they began lately, and who ordered what
+    #[command(after_help = "Exit code 10: it is off or frozen.")]
+    Status {
         /// Which server, and how to print
         #[command(flatten)]
         common: Common,
     },
+    /// The kill switch: no verdict begins anything, also no failover of a data group
+    #[command(
+        after_help = "Example:\n  atoll switch automatic off --reason 'network works tonight'"
+    )]
+    Off(Said),
+    /// Verdicts begin ops again
+    On(Said),
+    /// No verdict changes owners; data groups still fail over. Two suspect cities do this too
+    Freeze(Said),
+    /// Verdicts change owners again
+    Thaw(Said),
+}
+
+/// Who says it, and why.
+#[derive(Debug, Clone, Args)]
+pub struct Said {
+    /// Why; kept with the order
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who gives the order; kept with it
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true)]
+    by: String,
+    /// Which server, and how to print
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Automatic {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Status { common } => common,
+            Self::Off(said) | Self::On(said) | Self::Freeze(said) | Self::Thaw(said) => {
+                &said.common
+            }
+        }
+    }
+
+    async fn execute(
+        self,
+        client: &Client,
+        format: Format,
+        screen: &mut Screen<'_>,
+    ) -> Result<Exit, Failure> {
+        let (verb, said) = match self {
+            Self::Status { .. } => return automatic::status(client, format, screen).await,
+            Self::Off(said) => (AutomaticVerb::Off, said),
+            Self::On(said) => (AutomaticVerb::On, said),
+            Self::Freeze(said) => (AutomaticVerb::Freeze, said),
+            Self::Thaw(said) => (AutomaticVerb::Thaw, said),
+        };
+        automatic::order(client, verb, said.by, said.reason, format, screen).await
+    }
 }
 
 /// What a plan is about.
@@ -217,9 +294,13 @@ impl Command {
                     | Target::Failback { common },
                 )
                 | Switch::Run { common, .. }
-                | Switch::Watch { common, .. },
+                | Switch::Watch(Named { common, .. })
+                | Switch::Pause(Named { common, .. })
+                | Switch::Resume(Named { common, .. })
+                | Switch::Abort(Named { common, .. }),
             )
             | Self::Schema(Schema::Apply { common, .. }) => common,
+            Self::Switch(Switch::Automatic(automatic)) => automatic.common(),
         }
     }
 
@@ -261,8 +342,20 @@ impl Command {
                 let wanted = switch::Wanted { plan, name, detach };
                 switch::run(&client, wanted, format, screen).await
             }
-            Self::Switch(Switch::Watch { name, .. }) => {
+            Self::Switch(Switch::Watch(Named { name, .. })) => {
                 switch::watch(&client, &name, format, screen).await
+            }
+            Self::Switch(Switch::Pause(Named { name, .. })) => {
+                switch::want(&client, &name, Control::Pause, format, screen).await
+            }
+            Self::Switch(Switch::Resume(Named { name, .. })) => {
+                switch::want(&client, &name, Control::Run, format, screen).await
+            }
+            Self::Switch(Switch::Abort(Named { name, .. })) => {
+                switch::want(&client, &name, Control::Abort, format, screen).await
+            }
+            Self::Switch(Switch::Automatic(automatic)) => {
+                automatic.execute(&client, format, screen).await
             }
             Self::Schema(Schema::Apply { file, .. }) => {
                 schema::apply(&client, &file, format, screen).await

@@ -3,6 +3,7 @@
 //! exit code follows from it.
 #![warn(missing_docs)]
 
+mod automatic;
 mod client;
 mod command;
 mod endpoints;

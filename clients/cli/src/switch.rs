@@ -1,4 +1,4 @@
-//! `atoll switch plan | run | watch`
+//! `atoll switch plan | run | watch | pause | resume | abort`
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -125,6 +125,35 @@ pub(crate) async fn run(
         return Ok(Exit::Ok);
     }
     watch(client, &name, format, screen).await
+}
+
+/// Says what is wanted of an execution from now on.
+pub(crate) async fn want(
+    client: &Client,
+    name: &str,
+    wanted: Control,
+    format: Format,
+    screen: &mut Screen<'_>,
+) -> Result<Exit, Failure> {
+    let patch = serde_json::json!({"spec": {"control": wanted}});
+    let path = item(Kind::Execution, name);
+    let execution: Execution = client.patch(&path, &patch).await?;
+    let phase = execution.status.as_ref().map(|status| status.phase);
+    match (output::whole(&execution, format)?, format) {
+        (Some(whole), _) => screen.data(&whole),
+        (None, Format::Name) => screen.data(&format!("execution/{name}")),
+        (None, _) => screen.data(&match (phase, wanted) {
+            (Some(phase), _) if phase.is_over() => {
+                format!("{name} is over: {}", format!("{phase:?}").to_lowercase())
+            }
+            (_, Control::Run) => format!("{name} goes on"),
+            (_, Control::Pause) => {
+                format!("{name} begins no further group; atoll switch resume {name}")
+            }
+            (_, Control::Abort) => format!("{name} begins nothing more; atoll switch watch {name}"),
+        }),
+    }
+    Ok(Exit::Ok)
 }
 
 /// Prints every step as it changes, until the execution is over. A server that goes away meanwhile

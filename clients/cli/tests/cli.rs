@@ -388,6 +388,67 @@ async fn a_run_is_watched_to_its_end() {
 }
 
 #[tokio::test]
+async fn an_execution_is_paused_and_goes_on() {
+    let path = "/apis/atoll.dev/v1/executions/run-7f3a";
+    let execution = |phase: &str| {
+        json!({"apiVersion": "atoll.dev/v1", "kind": "Execution", "metadata": {"name": "run-7f3a"},
+            "spec": {"plan": "7f3a"}, "status": {"phase": phase, "steps": [], "groups": []}})
+    };
+    let server = Server::default().with(&format!("PATCH {path}"), 200, execution("Running"));
+    let ran = ask(&server, "atoll switch pause run-7f3a").await;
+    let hint = "begins no further group; atoll switch resume run-7f3a";
+    assert_eq!(ran.data, format!("run-7f3a {hint}\n"));
+    ask(&server, "atoll switch resume run-7f3a").await;
+    ask(&server, "atoll switch abort run-7f3a").await;
+    let asked = server.asked.lock().unwrap().clone();
+    let wanted: Vec<_> = asked
+        .iter()
+        .map(|(_, body)| &body["spec"]["control"])
+        .collect();
+    assert_eq!(wanted, ["Pause", "Run", "Abort"]);
+    let server = Server::default().with(&format!("PATCH {path}"), 200, execution("Succeeded"));
+    let ran = ask(&server, "atoll switch abort run-7f3a").await;
+    assert_eq!(ran.data, "run-7f3a is over: succeeded\n");
+}
+
+#[tokio::test]
+async fn automation_is_stopped_by_name_and_reason() {
+    let status = json!({"configured": true, "frozen": "detection: frozen: hangzhou, shanghai are suspect at once",
+        "acts": [{"unixMs": 1000, "group": "g1", "what": "failover"},
+            {"unixMs": 500, "what": "zone hz-a lost, shards 0-24 moved"}],
+        "orders": [{"unixMs": 2000, "order": "freeze", "by": "detection", "reason": "frozen: hangzhou, shanghai are suspect at once"}]});
+    let server = Server::default().with("GET /automatic", 200, &status).with(
+        "POST /automatic",
+        200,
+        json!({"configured": true, "acts": [], "orders": [
+            {"unixMs": 3000, "order": "thaw", "by": "ana", "reason": "looked"}]}),
+    );
+    let ran = ask(&server, "atoll switch automatic status").await;
+    assert_eq!(ran.exit, Exit::Warnings);
+    insta::assert_snapshot!(ran.data, @r"
+    automation frozen (detection: frozen: hangzhou, shanghai are suspect at once)
+    did    1970-01-01T00:00:01Z g1 failover
+    did    1970-01-01T00:00:00.500Z zone hz-a lost, shards 0-24 moved
+    order  1970-01-01T00:00:02Z freeze by detection: frozen: hangzhou, shanghai are suspect at once
+    ");
+    let ran = ask(
+        &server,
+        "atoll switch automatic thaw --reason looked --by ana",
+    )
+    .await;
+    assert_eq!(ran.exit, Exit::Ok);
+    insta::assert_snapshot!(ran.data, @r"
+    automation on
+    order  1970-01-01T00:00:03Z thaw by ana: looked
+    ");
+    let (_, body) = server.asked.lock().unwrap().pop().unwrap();
+    assert_eq!(
+        body,
+        json!({"order": "thaw", "by": "ana", "reason": "looked"})
+    );
+}
+
+#[tokio::test]
 async fn a_schema_is_applied_everywhere_or_the_groups_without_it_are_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "CREATE TABLE IF NOT EXISTS t (id int)").unwrap();

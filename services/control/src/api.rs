@@ -1,6 +1,7 @@
 //! Intent that comes in and answers that go out, over HTTP: handlers translate, they decide
 //! nothing.
 
+pub(crate) mod automatic;
 pub(crate) mod executions;
 mod explain;
 mod order;
@@ -41,6 +42,10 @@ pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<Sock
         .route(atoll_api::STATUS, get(status::get))
         .route(atoll_api::EXPLAIN, get(explain::explain))
         .route(atoll_api::LOCATE, get(explain::locate))
+        .route(
+            atoll_api::AUTOMATIC,
+            get(automatic::get).post(automatic::post),
+        )
         .route(atoll_api::SCHEMA, post(rows::schema))
         .route(atoll_api::ROWS, get(rows::rows))
         .route(

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_api::{AutomaticOrder, AutomaticVerb};
 use atoll_detection::guard::{Guard, Held};
-use atoll_detection::{Detector, Verdict};
+use atoll_detection::{Detector, FrozenVerdict, Verdict};
 use atoll_planner::{Limits, Plan, plan_failover};
 use atoll_workflow::StoreError;
 use tracing::{error, info, warn};
@@ -66,7 +67,7 @@ async fn judge(control: Arc<Control>, limits: Limits, act: bool) {
 }
 
 /// Makes the execution that a verdict asks for; its name, or why there is none.
-async fn follow(
+pub(crate) async fn follow(
     control: &Arc<Control>,
     verdict: &Verdict,
     limits: &Limits,
@@ -76,6 +77,12 @@ async fn follow(
     let (guard, expect) = crate::guard::load(control.store.as_ref())
         .await
         .map_err(store_failed)?;
+    if let Verdict::Frozen(frozen) = verdict {
+        if guard.frozen.is_none() {
+            page(control, frozen).await.map_err(store_failed)?;
+        }
+        return Ok(None);
+    }
     let observed = view::observed(control, guard.clone(), now_ms);
     let plan = plan_failover(&observed, verdict, limits).map_err(|refused| refused.to_string())?;
     if plan.steps.is_empty() {
@@ -90,6 +97,22 @@ async fn follow(
         Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Two cities at once: owner changes stay as they are until a person thaws them.
+async fn page(control: &Control, frozen: &FrozenVerdict) -> Result<(), StoreError> {
+    let order = AutomaticOrder {
+        order: AutomaticVerb::Freeze,
+        by: "detection".to_owned(),
+        reason: frozen.to_string(),
+    };
+    crate::guard::obey(control, order).await?;
+    error!(
+        verdict = %frozen,
+        next = "atoll switch automatic thaw",
+        "automatic owner changes are frozen: a person must look"
+    );
+    Ok(())
 }
 
 fn admitted(

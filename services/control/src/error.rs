@@ -41,6 +41,9 @@ pub enum Error {
     /// The store's file.
     #[error(transparent)]
     Open(#[from] atoll_store::OpenError),
+    /// A metric.
+    #[error(transparent)]
+    Metrics(#[from] atoll_telemetry::MetricsError),
     /// A listener.
     #[error("cannot listen on {at}")]
     Listen {

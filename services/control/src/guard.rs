@@ -1,12 +1,27 @@
-//! The record of what automation has done: `/guard/automatic`. Every automatic op compares and
-//! bumps it in the transaction that begins the op.
+//! The record of what automation has done and may do: `/guard/automatic`. Every automatic op compares
+//! and bumps it in the transaction that begins the op; every order about automation does the same,
+//! and leaves who gave it and why.
 
+use atoll_api::{AutomaticEntry, AutomaticOrder, AutomaticVerb};
 use atoll_detection::guard::Guard;
 use atoll_workflow::{Expect, Store, StoreError, Txn};
 
+use crate::app::Control;
+use crate::follow::Kept;
 use crate::stored;
 
 const KEY: &str = "/guard/automatic";
+const ORDERS: &str = "/audit/automatic/";
+/// How often an order is tried again when others were first, or the store does not say.
+const TRIES_MAX: u32 = 10;
+/// Orders that are shown.
+pub(crate) const ORDERS_SHOWN: usize = 20;
+
+impl Kept for Guard {
+    const PREFIX: &'static str = KEY;
+    type Name = ();
+    fn name(&self) {}
+}
 
 /// The record, and what a transaction must find to replace it.
 pub(crate) async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreError> {
@@ -20,4 +35,57 @@ pub(crate) async fn load(store: &dyn Store) -> Result<(Guard, Expect), StoreErro
 /// Adds the next record to a transaction.
 pub(crate) fn replace(txn: Txn, expect: Expect, guard: &Guard) -> Txn {
     txn.expect(KEY, expect).put(KEY, stored::encode(guard))
+}
+
+/// As it was last seen.
+pub(crate) fn seen(control: &Control) -> Guard {
+    control.guard.all().get(&()).cloned().unwrap_or_default()
+}
+
+/// Carries an order about automation out, and keeps it.
+pub(crate) async fn obey(control: &Control, order: AutomaticOrder) -> Result<(), StoreError> {
+    let said = format!("{}: {}", order.by, order.reason);
+    let entry = AutomaticEntry {
+        unix_ms: control.runtime.wall_clock().0,
+        order,
+    };
+    let value = stored::encode(&entry);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (guard, expect) = load(control.store.as_ref()).await?;
+        let key = |guard: &Guard| format!("{ORDERS}{:020}", guard.number);
+        if tries > 1 {
+            // An earlier try whose outcome was not known may have been it.
+            let kept = control.store.list(ORDERS).await?;
+            if kept.entries.iter().any(|(_, kept)| kept.value == value) {
+                return control.guard.refresh().await.map(drop);
+            }
+        }
+        let next = match entry.order.order {
+            AutomaticVerb::Off => guard.kill_switch(Some(said.clone())),
+            AutomaticVerb::On => guard.kill_switch(None),
+            AutomaticVerb::Freeze => guard.freeze(Some(said.clone())),
+            AutomaticVerb::Thaw => guard.freeze(None),
+        };
+        let txn = replace(Txn::new(), expect, &next).put(key(&next), value.clone());
+        match control.store.txn(txn).await {
+            Ok(revision) => {
+                control.guard.note(revision, [next]);
+                return Ok(());
+            }
+            Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. })
+                if tries < TRIES_MAX => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The last orders, the newest first.
+pub(crate) async fn orders(store: &dyn Store) -> Result<Vec<AutomaticEntry>, StoreError> {
+    let kept = store.list(ORDERS).await?;
+    let newest = kept.entries.iter().rev().take(ORDERS_SHOWN);
+    newest
+        .map(|(key, found)| stored::decode(key, &found.value))
+        .collect()
 }

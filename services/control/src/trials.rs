@@ -5,10 +5,16 @@ mod world;
 
 use std::sync::{Arc, Mutex};
 
-use atoll_api::Phase;
+use atoll_api::{AutomaticOrder, AutomaticVerb, Control, Phase};
+use atoll_detection::{FrozenVerdict, Verdict};
+use atoll_planner::Limits;
 use atoll_routing::Closed;
 use atoll_store::{Fault, Operation};
+use atoll_topology::RegionId;
 use atoll_workflow::Txn;
+
+use crate::reconcile::execution;
+use crate::{automatic, guard};
 
 use world::{Stop, World, once, order, plan};
 
@@ -232,6 +238,79 @@ async fn a_store_that_does_not_say_what_it_did_loses_and_doubles_nothing() {
             unknown_at(n, fault).await;
         }
     }
+}
+
+#[tokio::test]
+async fn two_suspect_cities_freeze_owner_changes_until_a_person_thaws_them() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    let control = &life.control;
+    let regions = ["a", "b"].map(|id| RegionId::parse(id).unwrap()).to_vec();
+    let verdict = Verdict::Frozen(FrozenVerdict { regions });
+    // Also when the store does not say whether it was written, it is written once.
+    let mut first = once();
+    world.store.inject(move |operation| match operation {
+        Operation::Txn(txn) if writes(txn, "/guard/", "") && first() => Fault::UnknownApplied,
+        _ => Fault::None,
+    });
+    for _ in 0..3 {
+        let followed = automatic::follow(control, &verdict, &Limits::default(), 0).await;
+        assert_eq!(followed, Ok(None));
+    }
+    let frozen = guard::seen(control).frozen.unwrap();
+    assert_eq!(frozen, "detection: frozen: a, b are suspect at once");
+    let thaw = AutomaticOrder {
+        order: AutomaticVerb::Thaw,
+        by: "ana".to_owned(),
+        reason: "looked".to_owned(),
+    };
+    guard::obey(control, thaw).await.unwrap();
+    assert_eq!(guard::seen(control).frozen, None);
+    let orders = guard::orders(control.store.as_ref()).await.unwrap();
+    let orders: Vec<_> = orders
+        .iter()
+        .map(|entry| (entry.order.order, entry.order.by.as_str()))
+        .collect();
+    assert_eq!(
+        orders,
+        [
+            (AutomaticVerb::Thaw, "ana"),
+            (AutomaticVerb::Freeze, "detection")
+        ]
+    );
+    life.kill().await;
+}
+
+#[tokio::test]
+async fn an_execution_that_is_paused_begins_nothing_until_it_goes_on() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let plan = plan(&life.control).await;
+    // Paused before anything is begun: P1 cannot be written meanwhile.
+    world.store.inject(|operation| match operation {
+        Operation::Txn(txn) if writes(txn, P1.0, P1.1) => Fault::Unavailable,
+        _ => Fault::None,
+    });
+    order(&life.control, &plan, "run-1").await.unwrap();
+    execution::want(&life.control, "run-1", Control::Pause)
+        .await
+        .unwrap();
+    world
+        .until("it is paused", async || {
+            world
+                .execution("run-1")
+                .await
+                .is_some_and(|run| run.phase == Phase::Paused)
+        })
+        .await;
+    world.store.heal();
+    assert_eq!(world.record().await.unwrap().ops, 1);
+    execution::want(&life.control, "run-1", Control::Run)
+        .await
+        .unwrap();
+    is_done(&world).await;
+    life.kill().await;
 }
 
 #[tokio::test]

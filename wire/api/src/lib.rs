@@ -11,12 +11,15 @@
 //! | `GET /status` | a `WorldStatus` |
 //! | `GET /explain?user=ID` | an `Explain` |
 //! | `GET /locate?user=ID` or `?shard=N` | a `Located` |
+//! | `GET /automatic` | an `AutomaticStatus` |
+//! | `POST /automatic` | an `AutomaticOrder` → the `AutomaticStatus` after it |
 //! | `POST /schema` | a `SchemaOrder` → a `SchemaResult` |
 //! | `GET /rows` | a `RowHashes`: whether all members of each group hold the same rows |
 //!
 //! Everything that fails answers with a `Problem`.
 #![warn(missing_docs)]
 
+mod automatic;
 mod code;
 mod envelope;
 mod execution;
@@ -29,6 +32,7 @@ mod schema;
 mod status;
 mod timestamp;
 
+pub use automatic::{AutomaticAct, AutomaticEntry, AutomaticOrder, AutomaticStatus, AutomaticVerb};
 pub use code::{Area, Code, Exit};
 pub use envelope::{AnyObject, List, ListMetadata, Metadata, Object, WatchEvent, WatchKind};
 pub use execution::{
@@ -56,6 +60,8 @@ pub const STATUS: &str = "/status";
 pub const EXPLAIN: &str = "/explain";
 /// Where a user or a shard is found.
 pub const LOCATE: &str = "/locate";
+/// Where automation is seen and told.
+pub const AUTOMATIC: &str = "/automatic";
 /// Where a schema file is applied.
 pub const SCHEMA: &str = "/schema";
 /// Where all members' rows are compared.
