@@ -1,4 +1,5 @@
-//! The strict reader in front of hyper: what it lets through does not depend on how it was cut.
+//! The strict reader in front of hyper: what it lets through, and whether it refuses the rest, does
+//! not depend on how the bytes were cut. Which of two violations it names may.
 #![no_main]
 
 use atoll_proxy::{Strict, StrictLimits};
@@ -11,15 +12,22 @@ const LIMITS: StrictLimits = StrictLimits {
     body_bytes_max: 1 << 20,
 };
 
-fn passed(pieces: &[&[u8]]) -> (BytesMut, bool) {
+fn passed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     let mut strict = Strict::new(LIMITS);
     let mut out = BytesMut::new();
     for piece in pieces {
         if strict.feed(piece, &mut out).is_err() {
-            return (out, false);
+            return (out.to_vec(), false);
         }
     }
-    (out, true)
+    let whole = !strict.is_refused();
+    let marker = b"REFUSED /";
+    let refused = out.windows(marker.len()).position(|at| at == marker);
+    let passed = match refused {
+        Some(at) if !whole => &out[..at],
+        _ => &out[..],
+    };
+    (passed.to_vec(), whole)
 }
 
 fuzz_target!(|data: (u8, &[u8])| {
