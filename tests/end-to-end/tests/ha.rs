@@ -11,6 +11,9 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 const CITIES: [&str; 3] = ["hangzhou", "shanghai", "shenzhen"];
+/// Orders that move the shards of group g1, and back.
+const AWAY: [&str; 4] = ["cell", "hz-1", "--to", "shanghai"];
+const BACK: [&str; 1] = ["failback"];
 /// Users at work, in transfers a second: two cores carry forty processes and their databases.
 const RATE: u32 = 30;
 
@@ -38,9 +41,14 @@ fn complete(status: &Value) -> bool {
     quiet(status) && warnings.is_some_and(Vec::is_empty)
 }
 
-fn led_by(status: &Value, name: &str, member: &str) -> bool {
-    let primary = group(status, name).and_then(|group| group.pointer("/open/primary"));
-    primary.and_then(Value::as_str) == Some(member) && quiet(status)
+/// Whether the shards of a group belong to a cell.
+fn owned_by(status: &Value, name: &str, cell: &str) -> bool {
+    let owners = group(status, name).and_then(|group| group.get("owners")?.as_array());
+    let all = owners.is_some_and(|owners| {
+        let its = |owner: &Value| owner.as_str().is_some_and(|text| text.contains(cell));
+        owners.iter().all(its)
+    });
+    all && quiet(status)
 }
 
 /// The users' report: nothing acknowledged is missing or doubled, and nobody was refused.
@@ -52,23 +60,23 @@ async fn unharmed(load: Load, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Switches hz-1 to a city, and does something to control while that goes on.
+/// Gives the shards of group g1 to a cell, and does something to control while that goes on.
 async fn switch_meanwhile(
     world: &World,
-    to: &str,
-    primary: &str,
+    order: &[&str],
+    cell: &str,
     meanwhile: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
-    let mut run = world.switch(&["cell", "hz-1", "--to", to])?;
+    let mut run = world.switch(order)?;
     let begun = |status: &Value| {
         let op = group(status, "g1").and_then(|group| group.get("op"));
-        op.is_some() || led_by(status, "g1", primary)
+        op.is_some() || owned_by(status, "g1", cell)
     };
     world.until("the switch has begun", begun).await?;
     meanwhile().await?;
     world
-        .until(&format!("g1 led by {primary}"), |status| {
-            led_by(status, "g1", primary)
+        .until(&format!("g1 owned by {cell}"), |status| {
+            owned_by(status, "g1", cell)
         })
         .await?;
     run.kill().ok();
@@ -99,7 +107,7 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     // The acting replica is frozen in the middle of a switch: another one ends it.
     let load = world.load(RATE).await?;
     let acting = world.acting()?;
-    switch_meanwhile(&world, "shanghai", "g1-2", async || {
+    switch_meanwhile(&world, &AWAY, "sh-1", async || {
         world.dev("pause", &[&acting])
     })
     .await?;
@@ -110,7 +118,7 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     // etcd's leader is killed in the middle of a switch.
     let load = world.load(RATE).await?;
     let leader = world.etcd_leader()?;
-    switch_meanwhile(&world, "hangzhou", "g1-1", async || {
+    switch_meanwhile(&world, &BACK, "hz-1", async || {
         world.dev("kill", &[&leader])
     })
     .await?;
@@ -121,7 +129,7 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     // And frozen, with the acting replica at the same moment.
     let (leader, acting) = (world.etcd_leader()?, world.acting()?);
     let load = world.load(RATE).await?;
-    switch_meanwhile(&world, "shanghai", "g1-2", async || {
+    switch_meanwhile(&world, &AWAY, "sh-1", async || {
         world.dev("pause", &[&leader])?;
         world.dev("pause", &[&acting])
     })
@@ -149,28 +157,37 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_city_is_cut_off_with_the_acting_replica_and_etcd_s_leader_in_it() -> Result<()> {
-    let world = World::up_on_etcd("ha-cut")?;
-    world.until("complete", complete).await?;
-    let load = world.load(RATE).await?;
-    let acting = world.acting()?;
-    let city = acting.split('-').next().context("a city")?.to_owned();
-    // Silently: nobody is told, and the city's own processes go on among themselves.
+/// Cuts a city off, silently (nobody is told, and its own processes go on among themselves), until
+/// its users are served elsewhere; then it comes back.
+async fn cut_off(world: &World, city: &str) -> Result<()> {
     let others = ["outside"].into_iter().chain(CITIES);
     let others: Vec<&str> = others.filter(|other| *other != city).collect();
     for other in &others {
-        world.dev("cut", &[&city, other])?;
+        world.dev("cut", &[city, other])?;
     }
     let elsewhere = |status: &Value| {
         let cells = status["cells"].as_array().cloned().unwrap_or_default();
         let owner = |cell: &Value| cell["region"] == *city && cell["shards"] != "";
         quiet(status) && !cells.is_empty() && !cells.iter().any(owner)
     };
-    world.until("other cities own its users", elsewhere).await?;
+    let what = format!("the users of {city} served elsewhere");
+    world.until(&what, elsewhere).await?;
     for other in &others {
-        world.dev("heal", &[&city, other])?;
+        world.dev("heal", &[city, other])?;
     }
     world.until("complete", complete).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_city_is_cut_off_with_the_acting_replica_or_etcd_s_leader_in_it() -> Result<()> {
+    let world = World::up_on_etcd("ha-cut")?;
+    world.until("complete", complete).await?;
+    let load = world.load(RATE).await?;
+    let city = |process: String| process.split('-').next().map(str::to_owned);
+    cut_off(&world, &city(world.acting()?).context("a city")?).await?;
+    world.switch(&BACK)?.wait()?;
+    world.until("complete", complete).await?;
+    cut_off(&world, &city(world.etcd_leader()?).context("a city")?).await?;
     sound(&load.stop().await?)
 }
