@@ -25,6 +25,7 @@ mod server;
 mod session;
 mod settings;
 mod sql;
+mod tail;
 mod template;
 
 pub use account::Account;
@@ -48,4 +49,5 @@ pub use server::{Server, ServerOptions};
 pub use session::Session;
 pub use settings::MemberSettings;
 pub use sql::{DATABASE, OWNER, REPLICATOR, SUPERUSER, cell_role};
+pub use tail::{cut_torn_tail, has_torn_tail};
 pub use template::Template;

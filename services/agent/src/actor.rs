@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use atoll_ownership::member::{Input, Mark, Member, Output};
-use atoll_ownership::{Answer, Call, DriveOrder, Refused, TermRow};
+use atoll_ownership::member::{Input, Mark, Member, Output, Role};
+use atoll_ownership::{Answer, Call, DriveOrder, LogEnd, Refused, TermRow};
 use atoll_postgres::{Exit, Template};
 use atoll_streams::agent::{MemberRole, PostgresExit};
 use atoll_topology::{MemberId, Term};
@@ -60,6 +60,8 @@ pub(crate) enum Command {
         result: Result<Opened, String>,
         done: Done<TermRow>,
     },
+    /// Our standby hangs at the end of its log, which is torn there.
+    TornTail { end: LogEnd },
     /// The rewind or clone has ended.
     Rebuilt {
         rebuild: u64,
@@ -277,6 +279,10 @@ impl Actor {
                 Ok(())
             }
             Command::Opened { term, result, done } => self.opened(term, result, done).await,
+            Command::TornTail { end } => {
+                self.torn_tail(end).await;
+                Ok(())
+            }
             Command::Rebuilt { rebuild, result } => self.rebuilt(rebuild, result).await,
             Command::Confirmed(Confirmed::Lately) => self.input(Input::Heard, None).await.map(drop),
             Command::Confirmed(Confirmed::Not) => self.input(Input::Isolated, None).await.map(drop),
@@ -424,6 +430,14 @@ impl Actor {
             }
         };
         self.input(input, None).await.map(drop)
+    }
+
+    /// Only for a standby that still follows: whatever else it has become, it is not stuck.
+    async fn torn_tail(&mut self, end: LogEnd) {
+        let follows = |born: &Born| matches!(born.member.role(), Role::Standby { linked: true });
+        if self.born.as_ref().is_some_and(follows) {
+            self.acts.cut_tail(end).await;
+        }
     }
 
     async fn reread(&mut self) {

@@ -4,10 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use atoll_ownership::member::{Member, Output};
-use atoll_ownership::{Answer, DriveOrder, Recruit, TermRow};
+use atoll_ownership::{Answer, DriveOrder, LogEnd, Recruit, TermRow};
 use atoll_postgres::{
-    Launcher, Opening, Session, Timelines, forget_unreached, open_term, placeholders, promote,
-    read_timelines,
+    Launcher, Opening, Session, Timelines, cut_torn_tail, forget_unreached, open_term,
+    placeholders, promote, read_timelines,
 };
 use atoll_runtime::Runtime;
 use atoll_topology::{CellId, Lsn, Term};
@@ -225,6 +225,21 @@ impl Acts {
         timeout(RECEIVER_GONE_LIMIT, gone)
             .await
             .unwrap_or(Err(too_long))
+    }
+
+    /// Ends PostgreSQL, cuts off a record that nobody will send the rest of, and starts again.
+    pub(crate) async fn cut_tail(&mut self, end: LogEnd) {
+        if let Err(error) = self.database.quit().await {
+            error!(%error, "PostgreSQL could not be ended");
+            return;
+        }
+        let layout = &self.database.options.layout;
+        match cut_torn_tail(layout, end.timeline, end.position.lsn) {
+            Ok(true) => warn!(end = %end.position.lsn, "a torn record was cut off; starting again"),
+            Ok(false) => {}
+            Err(error) => error!(%error, "a torn record could not be cut off"),
+        }
+        self.spawn_start();
     }
 
     /// Starts beside; `StandbyUp` follows. A standby that knows its upstream is linked at once:

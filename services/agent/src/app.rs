@@ -23,7 +23,7 @@ use crate::link::{Down, Purpose, Up, listen_up};
 use crate::peers::Peers;
 use crate::port::Port;
 use crate::view::{Seen, View};
-use crate::{calls, leading};
+use crate::{calls, leading, tail};
 
 /// Reports that wait for control; a lost control is told the last progress again.
 const OUTBOX_MAX: usize = 64;
@@ -110,6 +110,7 @@ pub async fn serve(
         beats.clone(),
     );
     beats.dial(&runtime, &peers);
+    tail::watch(&runtime, &actor, &database);
     let cascade = Cascade::default();
     leading::repeat_follow(&runtime, &config, &peers, &actor, &cascade);
     leading::watch_isolation(&runtime, &actor, &beats, &port, usize::from(config.k));

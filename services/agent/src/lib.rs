@@ -21,6 +21,7 @@ mod peers;
 mod port;
 mod promise;
 mod rejoin;
+mod tail;
 mod view;
 
 /// What fuzzers reach.

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use atoll_postgres::{Binaries, DATABASE, SUPERUSER, Session};
-use atoll_streams::agent::{MemberRole, TableHash};
+use atoll_streams::agent::{MemberRole, RowsHashed, TableHash};
 use atoll_topology::Lsn;
 use tokio::process::Command;
 use tokio::time::{Duration, Instant, sleep};
@@ -43,8 +43,7 @@ impl Group {
             .await?;
         ensure!(leader.error.is_none(), "{leader:?}");
         for at in (0..3).filter(|at| *at != primary) {
-            let hashed = self.control.hash(&self.member(at), &id, leader.lsn).await?;
-            ensure!(hashed.error.is_none(), "{hashed:?}\n{}", self.logs());
+            let hashed = self.hash(at, &id, leader.lsn).await?;
             ensure!(
                 hashed.tables == leader.tables,
                 "{} differs: {:?} and {:?}",
@@ -55,6 +54,26 @@ impl Group {
             self.is_sound(at, Amcheck::Installed).await?;
         }
         Ok(leader.tables)
+    }
+
+    /// A member's row hashes. One that has just joined may still start once more.
+    async fn hash(&self, at: usize, id: &str, at_least: Lsn) -> Result<RowsHashed> {
+        let started = Instant::now();
+        for attempt in 0.. {
+            let id = format!("{id}-{attempt}");
+            let hashed = self.control.hash(&self.member(at), &id, at_least).await?;
+            if hashed.error.is_none() {
+                return Ok(hashed);
+            }
+            ensure!(
+                started.elapsed() < JOIN_LIMIT,
+                "{hashed:?}\n{}",
+                self.logs()
+            );
+            self.until_joined(at).await?;
+            sleep(LOOK).await;
+        }
+        unreachable!("it ends within its limit")
     }
 
     /// pg_amcheck: every heap, and every index against its heap, catalogs included.
