@@ -132,11 +132,11 @@ async fn play(stage: &mut Stage, wanted: &Wanted) -> Result<Findings> {
         told.push(event(stage, &fault, at, cells));
     }
     println!("the users stop, and the books are read");
+    let run = stage.end_load().await?;
     let rows = stage.ask().rows().await?;
     if !rows.equal {
         findings.anomaly("members of a data group hold different rows".to_owned());
     }
-    let run = stage.end_load().await?;
     findings.books(&run);
     findings.recoveries(&analyse(&run, &told));
     findings.controls(controls::run());

@@ -93,11 +93,13 @@ enum Task {
         no_build: bool,
     },
     /// Walk the ownership protocol through random schedules, by the million, on every core
-    #[command(after_help = "A walk is a few hundred steps of the state machines that the services \
+    #[command(
+        after_help = "A walk is a few hundred steps of the state machines that the services \
         run: crashes, lost and repeated messages, late statements, two drivers, changed members. \
         A step that breaks an invariant ends it with the shortest schedule that does, as readable \
         steps, and exit code 1.\n\nExamples:\n  cargo xtask simulate --walks 1000000\n  \
-        cargo xtask simulate --walks 1 --seed 4171")]
+        cargo xtask simulate --walks 1 --seed 4171"
+    )]
     Simulate {
         /// How many
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]
@@ -133,9 +135,7 @@ fn main() -> ExitCode {
             })
         }
         Task::Bench { bench } => bench::run(&bench),
-        Task::Simulate { walks, seed } => {
-            simulate::run(walks, seed).map(|()| ExitCode::SUCCESS)
-        }
+        Task::Simulate { walks, seed } => simulate::run(walks, seed).map(|()| ExitCode::SUCCESS),
         Task::Campaign {
             minutes,
             seed,
