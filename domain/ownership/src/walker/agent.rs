@@ -123,6 +123,7 @@ impl World {
                 let what = Work::Opening {
                     term,
                     grants,
+                    listed: self.ordered(at),
                     in_place: false,
                 };
                 let run = match self.node(at).asker {
@@ -257,12 +258,7 @@ impl World {
             driver::Output::Promote { term } => self.order_member(at, Input::Promote { term }),
             driver::Output::OpeningTransaction { term, grants } => {
                 // The list that its commits wait for is the one of the op's record.
-                let awaited = self.node(at).driver.as_ref().map(|driver| Awaited {
-                    members: Self::listed(driver.order().members.iter().map(|m| &m.id)),
-                    k: driver.order().k,
-                });
-                let node = self.at(at);
-                node.awaited = awaited.unwrap_or_else(|| node.awaited.clone());
+                self.at(at).awaited = self.ordered(at);
                 self.order_member(at, Input::OpeningTransaction { term, grants });
             }
             driver::Output::ChangeOwners { term, grants } => {
@@ -279,6 +275,7 @@ impl World {
                     let what = Work::Opening {
                         term,
                         grants,
+                        listed: self.ordered(at),
                         in_place: true,
                     };
                     self.begin_statement(at, self.node(at).run, what);
@@ -305,6 +302,16 @@ impl World {
 
     pub(super) fn listed<'a>(ids: impl Iterator<Item = &'a MemberId>) -> Vec<At> {
         ids.map(Self::index).collect()
+    }
+
+    /// Members and k of the op that it drives.
+    fn ordered(&self, at: At) -> Awaited {
+        let node = self.node(at);
+        let driver = node.driver.as_ref().map(|driver| Awaited {
+            members: Self::listed(driver.order().members.iter().map(|m| &m.id)),
+            k: driver.order().k,
+        });
+        driver.unwrap_or_else(|| node.awaited.clone())
     }
 
     fn order_member(&mut self, at: At, input: Input) {

@@ -45,6 +45,8 @@ pub(super) enum Work {
     Opening {
         term: Term,
         grants: Vec<Grant>,
+        /// Members and k of the op's record, as the row will name them.
+        listed: Awaited,
         in_place: bool,
     },
     /// An owner change in place.

@@ -8,7 +8,7 @@ use super::checks::Violation;
 use super::control::shards;
 use super::log::{Cell, Entry, Granted, Opening, SHARDS};
 use super::message::Message;
-use super::node::{Asker, At, Commit, Node, Postgres, Statement, Waiting, Work};
+use super::node::{Asker, At, Awaited, Commit, Node, Postgres, Statement, Waiting, Work};
 use super::world::{LOG_MAX, Pace, Stepped, World};
 use super::{Mutant, story};
 use crate::driver;
@@ -61,8 +61,9 @@ impl World {
             Work::Opening {
                 term,
                 grants,
+                listed,
                 in_place,
-            } => self.executed_opening(at, session, (term, in_place), &grants)?,
+            } => self.executed_opening(at, session, (term, in_place), &grants, &listed)?,
             Work::Owners { grants } => self.executed_owners(at, session, &grants)?,
             Work::Policy { number } => {
                 self.at(at).log.append(Entry::Policy(number));
@@ -109,6 +110,7 @@ impl World {
         session: Session,
         (term, in_place): (Term, bool),
         grants: &[Grant],
+        listed: &Awaited,
     ) -> Result<(), Violation> {
         let node = self.node(at);
         let old_row = !term.supersedes(node.log.term());
@@ -124,11 +126,11 @@ impl World {
             timeline: node.log.timeline(),
             fork: node.log.fork(),
             primary: node.id.clone(),
-            members: self.ids_of(&node.awaited.members),
-            k: node.awaited.k,
+            members: self.ids_of(&listed.members),
+            k: listed.k,
             op: String::new(),
         };
-        self.fenced(at, term)?;
+        self.fenced(at, term, listed)?;
         if old_row {
             let (id, newest) = (&self.node(at).id, self.node(at).log.term());
             let what = format!("{id} writes the row of term {term} after that of term {newest}");
@@ -146,8 +148,7 @@ impl World {
 
     /// FENCE_FIRST: who opens a term has F members behind it that will never again help an older
     /// one; or has the promise of the very primary that led the term before.
-    fn fenced(&self, at: At, term: Term) -> Result<(), Violation> {
-        let awaited = &self.node(at).awaited;
+    fn fenced(&self, at: At, term: Term, listed: &Awaited) -> Result<(), Violation> {
         let promised = |at: &&At| !term.supersedes(self.node(**at).promised);
         let before = self.node(at).log.rows().last();
         let handed_over = before
@@ -155,10 +156,10 @@ impl World {
         if handed_over {
             return Ok(());
         }
-        let fenced = awaited.members.iter().filter(promised).count();
+        let fenced = listed.members.iter().filter(promised).count();
         let quorum = Quorum {
-            members: awaited.members.len(),
-            k: usize::from(awaited.k),
+            members: listed.members.len(),
+            k: usize::from(listed.k),
         };
         if fenced >= quorum.recruits() {
             return Ok(());

@@ -224,6 +224,7 @@ fn work(what: &super::node::Work) -> String {
             term,
             grants: g,
             in_place,
+            ..
         } => format!(
             "the opening transaction of term {term}{}{}",
             if *in_place { " in place" } else { "" },

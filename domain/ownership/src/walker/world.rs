@@ -1,6 +1,6 @@
 //! The whole world of a walk: what there is, and the one function that makes a choice happen.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use atoll_topology::{CellId, Epoch, MemberId, ShardId, Term};
@@ -232,28 +232,22 @@ impl World {
         self.messages.push(message);
     }
 
-    /// Names the state, whatever path led to it: two worlds with one name have one future.
-    pub(super) fn fingerprint(&self) -> u64 {
-        let hash = |what: &dyn Fn(&mut DefaultHasher)| {
-            let mut hasher = DefaultHasher::new();
-            what(&mut hasher);
-            hasher.finish()
-        };
+    /// Names the state, whatever path led to it: two worlds with one name have one future. What
+    /// else the future depends on is told with `besides`.
+    pub(super) fn fingerprint(&self, besides: &impl Hash) -> u64 {
         // Messages have no order: they may arrive in any.
-        let messages = self.messages.iter();
-        let bag = messages.fold(0_u64, |sum, message| {
-            sum.wrapping_add(hash(&|state| message.hash(state)))
-        });
-        hash(&|state| {
-            bag.hash(state);
-            self.nodes.hash(state);
-            self.told.hash(state);
-            for versions in self.believed.iter().chain([&self.store[0]]) {
-                for version in versions {
-                    (version.revision, &version.stored).hash(state);
-                }
-            }
-        })
+        let mut bag = 0_u64;
+        for message in &self.messages {
+            let mut hasher = Mix::default();
+            message.hash(&mut hasher);
+            bag = bag.wrapping_add(hasher.finish());
+        }
+        let mut hasher = Mix::default();
+        (besides, bag, &self.nodes, &self.told).hash(&mut hasher);
+        for group in 0..self.groups {
+            self.newest(group).stored.hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Makes a choice happen. `false` where it cannot: then nothing has changed.
@@ -469,6 +463,34 @@ impl World {
 
     pub(super) fn broke(invariant: &'static str, what: String) -> Result<(), Violation> {
         Err(Violation { invariant, what })
+    }
+}
+
+/// A quick hash: a multiplication and a rotation a word, and a finish that mixes all bits.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for word in bytes.chunks(8) {
+            let mut whole = [0; 8];
+            whole[..word.len()].copy_from_slice(word);
+            self.write_u64(u64::from_le_bytes(whole));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let mixed = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        mixed ^ (mixed >> 32)
     }
 }
 
