@@ -14,10 +14,13 @@ use tracing::{error, info, warn};
 use crate::app::Control;
 use crate::config::Config;
 use crate::observe::view;
-use crate::reconcile::execution::{self, Guarded, Stored};
+use crate::reconcile::execution::{self, Guarded, StepPhase, Stored};
 
 /// How often the reports are judged.
 const LOOK: Duration = Duration::from_millis(50);
+/// An automatic execution that was just made has this long to begin its steps before anything else
+/// is planned for their groups.
+const BEGINS_WITHIN_MS: u64 = 1_000;
 /// A verdict that leads nowhere is logged this often.
 const SAID_AGAIN_MS: u64 = 5_000;
 
@@ -85,7 +88,7 @@ pub(crate) async fn follow(
     }
     let observed = view::observed(control, guard.clone(), now_ms);
     let plan = plan_failover(&observed, verdict, limits).map_err(|refused| refused.to_string())?;
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() || about_to_begin(control, &plan, now_ms) {
         return Ok(None);
     }
     let next = admitted(&guard, verdict, &plan, limits, now_ms).map_err(|held| held.to_string())?;
@@ -113,6 +116,21 @@ async fn page(control: &Control, frozen: &FrozenVerdict) -> Result<(), StoreErro
         "automatic owner changes are frozen: a person must look"
     );
     Ok(())
+}
+
+/// Whether another automatic execution is about to begin an op of one of these groups: a plan that
+/// does not know of it would only be refused. The next look shows the op.
+fn about_to_begin(control: &Control, plan: &Plan, now_ms: u64) -> bool {
+    let executions = control.executions.all();
+    let fresh = |stored: &&Stored| {
+        let age_ms = now_ms.saturating_sub(stored.created_ms);
+        stored.plan.automatic && !stored.phase.is_over() && age_ms < BEGINS_WITHIN_MS
+    };
+    let mut pending = executions.values().filter(fresh).flat_map(|stored| {
+        let steps = stored.plan.steps.iter().zip(&stored.steps);
+        steps.filter_map(|(step, phase)| (*phase == StepPhase::Pending).then_some(&step.group))
+    });
+    pending.any(|group| plan.steps.iter().any(|step| step.group == *group))
 }
 
 fn admitted(
