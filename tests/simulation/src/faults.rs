@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use tracing::info;
 
 use crate::store::Trouble;
-use crate::world::{DELAY_MS, Process, World};
+use crate::world::{DELAY_MS_MIN, Process, World};
 
 /// Something that happens to the world. Regions count from 1; 0 is outside of all.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,7 +122,7 @@ impl Faults {
 
     fn bring(&mut self, fault: &Fault, sim: &mut turmoil::Sim<'_>, world: &World) {
         match fault {
-            Fault::Cut(from, to) => self.link(world, (*from, *to), Some((DELAY_MS, true))),
+            Fault::Cut(from, to) => self.link(world, (*from, *to), Some((DELAY_MS_MIN, true))),
             Fault::Delay(from, to, ms) => {
                 self.link(world, (*from, *to), Some((f64::from(*ms), false)));
             }
@@ -217,9 +217,24 @@ impl Faults {
             Some(to) => drop(self.links.insert(way, to)),
             None => drop(self.links.remove(&way)),
         }
+        self.part_stores(world);
         let file = world.links_file(&self.links);
         if let Err(error) = world.links.replace(&file) {
             tracing::error!(%error, "the links could not be changed");
+        }
+    }
+}
+
+impl Faults {
+    /// A node of the store stands beside each replica, so a city that reaches no other has no
+    /// majority; unless the store has a network of its own.
+    fn part_stores(&self, world: &World) {
+        let cut = |way| self.links.get(&way).is_some_and(|(_, cut)| *cut);
+        let regions = 1..world.regions.len();
+        for (here, store) in regions.clone().zip(&world.stores) {
+            let reaches = |there: &usize| !cut((here, *there)) && !cut((*there, here));
+            let mut others = regions.clone().filter(|there| *there != here);
+            store.apart(!world.store_apart && !others.any(|there| reaches(&there)));
         }
     }
 }

@@ -41,6 +41,12 @@ pub struct Counts {
     pub tables: u64,
 }
 
+/// Terms that a group may go through between two looks at its record: more is a race that nobody
+/// wins.
+const TERMS_MAX: u64 = 6;
+/// How often records are looked at.
+pub(crate) const LOOK_MS: u64 = 25;
+
 #[derive(Default)]
 struct State {
     violations: Vec<String>,
@@ -247,6 +253,11 @@ impl Oracle {
         }
         let before = state.records.insert(group, record.clone());
         let Some(before) = before else { return };
+        let terms = record.term.get().saturating_sub(before.term.get());
+        if terms > TERMS_MAX {
+            let what = format!("{} went through {terms} terms within {LOOK_MS} ms", record.group);
+            state.broke("PACE", &what);
+        }
         let mut back = before.term.supersedes(record.term);
         for shard in self.shards.keys() {
             let epoch = |r: &GroupRecord| r.run_of(*shard).map_or(Epoch::ZERO, |run| run.epoch);

@@ -10,7 +10,7 @@ use futures::FutureExt;
 
 use crate::faults::{Fault, Faults};
 use crate::member::Weakened;
-use crate::oracle::Counts;
+use crate::oracle::{Counts, LOOK_MS};
 use crate::trace::{self, Trace};
 use crate::world::World;
 
@@ -25,6 +25,9 @@ pub struct Setup {
     pub faults: Option<Vec<(Duration, Fault)>>,
     /// Protections that are switched off, for negative controls.
     pub weakened: Weakened,
+    /// Whether the store has a network of its own: a replica of control may then reach it and
+    /// nothing else.
+    pub store_apart: bool,
 }
 
 impl Setup {
@@ -35,6 +38,7 @@ impl Setup {
             length: Duration::from_secs(12),
             faults: None,
             weakened: Weakened::default(),
+            store_apart: seed % 4 == 3,
         }
     }
 }
@@ -60,12 +64,10 @@ const BIRTH_LIMIT: Duration = Duration::from_secs(20);
 const RECOVERY_LIMIT: Duration = Duration::from_secs(40);
 /// One step of the simulator.
 const TICK: Duration = Duration::from_millis(1);
-/// How often the store is looked at.
-const LOOK_EVERY: u64 = 25;
 
 /// Runs a seed to its end.
 pub fn run(setup: &Setup) -> Result<History> {
-    let mut world = World::new(setup.seed, setup.weakened)?;
+    let mut world = World::new(setup.seed, setup.weakened, setup.store_apart)?;
     let trace = Trace::begin(world.names(), world.directory());
     let ran = simulate(setup, &mut world);
     let trace = trace.end();
@@ -89,6 +91,7 @@ fn simulate(setup: &Setup, world: &mut World) -> Result<()> {
         .max_message_latency(Duration::from_millis(2))
         .build();
     world.populate(&mut sim)?;
+    world.spread(&sim);
     let mut run = Run {
         sim,
         world,
@@ -127,7 +130,7 @@ impl Run<'_, '_> {
         stepped.map_err(|error| anyhow::anyhow!("the simulator: {error}"))?;
         self.ticks += 1;
         trace::now(self.sim.elapsed());
-        if self.ticks.is_multiple_of(LOOK_EVERY) {
+        if self.ticks.is_multiple_of(LOOK_MS) {
             self.look();
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The way of one replica of control to the store that all share: it may be cut, and outcomes may
 //! be lost on it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use atoll_store::Memory;
@@ -23,7 +23,16 @@ pub enum Trouble {
 #[derive(Clone)]
 pub(crate) struct Way {
     memory: Memory,
-    met: Arc<Mutex<(Trouble, u64)>>,
+    met: Arc<Mutex<Met>>,
+}
+
+#[derive(Default)]
+struct Met {
+    trouble: Trouble,
+    /// Transactions so far.
+    transactions: u64,
+    /// Whether this replica's city reaches no other: then it has no majority of the store.
+    apart: bool,
 }
 
 impl Way {
@@ -32,25 +41,32 @@ impl Way {
         Self { memory, met }
     }
 
+    fn met(&self) -> MutexGuard<'_, Met> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn meets(&self, trouble: Trouble) {
-        self.met.lock().unwrap_or_else(PoisonError::into_inner).0 = trouble;
+        self.met().trouble = trouble;
+    }
+
+    pub(crate) fn apart(&self, apart: bool) {
+        self.met().apart = apart;
     }
 
     fn available(&self) -> Result<(), StoreError> {
-        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        match met.0 {
-            Trouble::Unavailable => Err(StoreError::Unavailable {
-                reason: "simulated".to_owned(),
-            }),
-            Trouble::None | Trouble::Doubtful => Ok(()),
+        let met = self.met();
+        if met.apart || met.trouble == Trouble::Unavailable {
+            let reason = "simulated".to_owned();
+            return Err(StoreError::Unavailable { reason });
         }
+        Ok(())
     }
 
     /// Which transaction this is, where outcomes are lost.
     fn doubtful(&self) -> Option<u64> {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        met.1 += 1;
-        (met.0 == Trouble::Doubtful).then_some(met.1 % 3)
+        let mut met = self.met();
+        met.transactions += 1;
+        (met.trouble == Trouble::Doubtful).then_some(met.transactions % 3)
     }
 }
 

@@ -15,6 +15,8 @@ use atoll_store::Memory;
 use atoll_topology::{GroupId, MemberId, ProcessId, ShardId, Topology, ZoneId};
 use atoll_workflow::{Store, Txn};
 use futures::FutureExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -30,8 +32,8 @@ use crate::users::User;
 const WORLD: u8 = 7;
 /// Users of each city.
 const USERS_PER_REGION: u64 = 3;
-/// Delay from one city to another, one way.
-pub(crate) const DELAY_MS: f64 = 5.0;
+/// Least delay from one city to another, one way.
+pub(crate) const DELAY_MS_MIN: f64 = 2.0;
 /// Last number of the address of what only a simulation has.
 const USERS_NUMBER: u8 = 200;
 const OPERATOR_NUMBER: u8 = 201;
@@ -68,6 +70,8 @@ pub(crate) struct World {
     pub(crate) processes: Vec<Process>,
     pub(crate) users: Vec<String>,
     pub(crate) operator: Operator,
+    /// Whether the store has a network of its own, which no cut between cities parts.
+    pub(crate) store_apart: bool,
     /// Users pause.
     pub(crate) quiet: Arc<AtomicBool>,
     directory: tempfile::TempDir,
@@ -77,7 +81,7 @@ pub(crate) struct World {
 
 impl World {
     /// Lays the world out; nothing runs yet.
-    pub(crate) fn new(seed: u64, weakened: Weakened) -> Result<Self> {
+    pub(crate) fn new(seed: u64, weakened: Weakened, store_apart: bool) -> Result<Self> {
         let topology = Topology::parse(TOPOLOGY)
             .map_err(|violations| anyhow::anyhow!("the topology: {violations}"))?;
         let mut regions = vec!["outside".to_owned()];
@@ -99,6 +103,7 @@ impl World {
             links,
             memory: Memory::new(),
             stores: Vec::new(),
+            store_apart,
             quiet: Arc::default(),
             disks: disks.collect(),
             killers: killers.collect(),
@@ -126,18 +131,54 @@ impl World {
                 if from == to {
                     continue;
                 }
-                let usual = (DELAY_MS, false);
-                let (delay_ms, cut) = changed.get(&(from, to)).copied().unwrap_or(usual);
+                let usual = || (self.delay_ms(from, to), false);
+                let (delay_ms, cut) = changed.get(&(from, to)).copied().unwrap_or_else(usual);
                 links.push(LinkRule {
                     from: regions[from].clone(),
                     to: regions[to].clone(),
                     delay_ms,
-                    jitter_ms: delay_ms / 10.0,
+                    // Every message would draw from it, also those that depend on how busy the
+                    // machine is.
+                    jitter_ms: 0.0,
                     cut,
                 });
             }
         }
         LinksFile { regions, links }
+    }
+
+    /// Something that this seed, and nothing else, says about two things.
+    fn drawn(&self, one: u64, other: u64, most: u64) -> u64 {
+        let mixed = self.seed ^ (one << 32) ^ (other << 48);
+        SmallRng::seed_from_u64(mixed).random_range(0..=most)
+    }
+
+    /// What the way from one region to another takes.
+    fn delay_ms(&self, from: usize, to: usize) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a handful of tenths")]
+        let more = self.drawn(from as u64, to as u64, 60) as f64 / 10.0;
+        DELAY_MS_MIN + more
+    }
+
+    /// What a message takes between two hosts, region and links apart. The same for all of them: a
+    /// library that says more when the machine is busy must not change when others arrive.
+    pub(crate) fn latency(&self, a: &Process, b: &Process) -> Duration {
+        let number = |process: &Process| match process.ip {
+            IpAddr::V4(v4) => u64::from(u32::from(v4) & 0xffff),
+            IpAddr::V6(_) => 0,
+        };
+        let (one, other) = (number(a), number(b));
+        let micros = self.drawn(one.min(other), one.max(other), 1_500);
+        Duration::from_micros(micros)
+    }
+
+    /// Gives every pair of hosts its latency.
+    pub(crate) fn spread(&self, sim: &turmoil::Sim<'_>) {
+        for (at, a) in self.processes.iter().enumerate() {
+            for b in &self.processes[at + 1..] {
+                sim.set_link_latency(a.ip, b.ip, self.latency(a, b));
+            }
+        }
     }
 
     /// Names of hosts by their addresses, for the trace.
