@@ -1,9 +1,10 @@
 //! Whom an op that has to go on takes as its target, and where its shards go. The driver makes
 //! sure that nothing is lost whoever is chosen; a good choice only saves it a detour.
 
+use atoll_ownership::Admitted;
 use atoll_ownership::record::{GroupRecord, Move, RunPhase};
 use atoll_streams::agent::MemberRole;
-use atoll_topology::{CellId, MemberId, Position, RegionId};
+use atoll_topology::{CellId, MemberId, Position, Quorum, RegionId};
 
 use crate::app::Control;
 use crate::observe::{agents::Seen, planes};
@@ -51,6 +52,17 @@ pub(crate) fn target_in(
         }
     }
     best.map(|(id, _)| id.clone())
+}
+
+/// Whether enough members are heard to open a term at all.
+pub(crate) fn may_recruit(control: &Control, record: &GroupRecord) -> bool {
+    let members = control.agents.members();
+    let live = |admitted: &&Admitted| members.get(&admitted.id).is_some_and(Seen::live);
+    let quorum = Quorum {
+        members: record.members.len(),
+        k: usize::from(record.k),
+    };
+    record.members.iter().filter(live).count() >= quorum.recruits()
 }
 
 /// The region in which most of the group's shards are owned.

@@ -310,8 +310,44 @@ async fn hold(control: &Control, record: &GroupRecord) -> Result<(), Stopped> {
     Ok(())
 }
 
-/// P3–P7, in the target's agent: ordered again whenever its stream comes back.
+/// P3–P7, in the target's agent. Its steps are marked as they are heard of, for those who ask where
+/// the time went.
 async fn drive(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
+    let marked = async {
+        let mut last = None;
+        loop {
+            let reached = control.agents.until(|agents| {
+                let reached = reached(op.kind, &agents.progress(&op.target, &op.id())?);
+                reached.filter(|reached| last != Some(*reached))
+            });
+            let reached = reached.await;
+            control.timeline.mark(op, &record.group, reached);
+            last = Some(reached);
+        }
+    };
+    tokio::select! {
+        biased;
+        driven = ordered(control, record, op) => driven,
+        never = marked => match never {},
+    }
+}
+
+/// What is behind a driver that is at this step.
+fn reached(kind: OpKind, now: &Progress) -> Option<&'static str> {
+    match now {
+        Progress::CatchingUp => Some("demoted"),
+        Progress::Promoting if kind == OpKind::Switchover => Some("caught up"),
+        Progress::Promoting => Some("recruited"),
+        Progress::Opening if kind != OpKind::OwnerChange => Some("promoted"),
+        Progress::Recruiting
+        | Progress::Opening
+        | Progress::Open { .. }
+        | Progress::GaveUp { .. } => None,
+    }
+}
+
+/// Ordered again whenever the target's stream comes back.
+async fn ordered(control: &Control, record: &GroupRecord, op: &Op) -> Driven {
     let Some(order) = record.drive_order() else {
         return Driven::GaveUp {
             reason: "there is nothing to drive".to_owned(),
@@ -388,6 +424,9 @@ async fn recover(control: &Arc<Control>, record: &GroupRecord, op: &Op, stopped:
                 .clone()
                 .filter(|id| members.get(id).is_some_and(|m| m.live()));
             let target = preferred.or_else(|| choose::target(control, record));
+            // Who hears too few members to open a term leaves the op to whoever hears more: two
+            // replicas that each call the other's target silent would never come to an end.
+            let target = target.filter(|_| choose::may_recruit(control, record));
             (OpKind::Failover, target)
         }
         // Look at everything again.
