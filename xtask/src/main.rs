@@ -24,6 +24,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Seeds that are taken where none is named: beyond those of the tests.
+const FIRST_WALK: u64 = 1_000_000;
+/// See [`FIRST_WALK`].
+const FIRST_WORLD: u64 = 1_001;
+
 /// Everything that is done with this repository, one command each.
 #[derive(Parser)]
 #[command(
@@ -92,21 +97,29 @@ enum Task {
         #[arg(long)]
         no_build: bool,
     },
-    /// Walk the ownership protocol through random schedules, by the million, on every core
+    /// Walk the ownership protocol through random schedules, by the million, on every core; or run
+    /// whole worlds on virtual time
     #[command(
         after_help = "A walk is a few hundred steps of the state machines that the services \
         run: crashes, lost and repeated messages, late statements, two drivers, changed members. \
         A step that breaks an invariant ends it with the shortest schedule that does, as readable \
-        steps, and exit code 1.\n\nExamples:\n  cargo xtask simulate --walks 1000000\n  \
-        cargo xtask simulate --walks 1 --seed 4171"
+        steps, and exit code 1.\n\nA seed is a world on virtual time: the services' own code, \
+        three cities, faults and switches drawn from the seed, users, and oracles. The trace of \
+        one that breaks something is in target/simulation.\n\nExamples:\n  \
+        cargo xtask simulate --walks 1000000\n  cargo xtask simulate --walks 1 --seed 4171\n  \
+        cargo xtask simulate --seeds 100\n  cargo xtask simulate --seeds 1 --seed 17"
     )]
     Simulate {
-        /// How many
+        /// How many walks
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]
         walks: u64,
-        /// The first one's seed; the others count on from it. Tests walk those from 0
-        #[arg(long, value_name = "S", default_value_t = 1_000_000)]
-        seed: u64,
+        /// How many worlds instead
+        #[arg(long, value_name = "N", conflicts_with = "walks")]
+        seeds: Option<u64>,
+        /// The first one's seed; the others count on from it. Tests walk those from 0, and run the
+        /// worlds from 1
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
     },
     /// Feed every parser with bytes that nobody would send, for a while
     #[command(after_help = "Corpora are in fuzz/corpus. What fails is kept in \
@@ -135,7 +148,11 @@ fn main() -> ExitCode {
             })
         }
         Task::Bench { bench } => bench::run(&bench),
-        Task::Simulate { walks, seed } => simulate::run(walks, seed).map(|()| ExitCode::SUCCESS),
+        Task::Simulate { walks, seeds, seed } => match seeds {
+            Some(seeds) => simulate::seeds::run(seeds, seed.unwrap_or(FIRST_WORLD)),
+            None => simulate::run(walks, seed.unwrap_or(FIRST_WALK)),
+        }
+        .map(|()| ExitCode::SUCCESS),
         Task::Campaign {
             minutes,
             seed,

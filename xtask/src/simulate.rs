@@ -1,7 +1,10 @@
-//! `cargo xtask simulate`: walks of the ownership protocol, by the million, on every core.
+//! `cargo xtask simulate`: walks of the ownership protocol, by the million, on every core; or seeds
+//! of whole worlds (`seeds`).
 //!
-//! The walks are done by an example of `domain/ownership`, built with all optimisation, in one
+//! The walks are done by a program of `domain/ownership`, built with all optimisation, in one
 //! process a core: the domain has no threads and no clock, so both are here.
+
+pub(crate) mod seeds;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
@@ -171,15 +174,18 @@ fn build() -> Result<PathBuf> {
         "atoll-ownership",
         "--features",
         "mutants",
-        "--example",
+        "--bin",
         "walk",
     ]);
-    let built = output(&mut build)?;
+    executable(&output(&mut build)?).context("cargo named no program")
+}
+
+/// The program that a call of cargo has built, by what it printed.
+fn executable(built: &str) -> Option<PathBuf> {
     let lines = built.lines();
     lines
         .filter_map(|line| serde_json::from_str::<Built>(line).ok())
         .find_map(|built| built.executable)
-        .context("cargo named no program")
 }
 
 /// A line of cargo's that tells of a program.

@@ -1,7 +1,9 @@
-//! `atoll-simulation --seeds N [--seed S]`: runs seeds, prints what each came to, and the trace of
-//! those that broke something.
+//! `atoll-simulation --seeds N [--seed S]`: runs seeds, prints what each came to, and keeps the trace
+//! of those that broke something. `cargo xtask simulate --seeds N` runs it on every core.
 #![expect(clippy::print_stdout, reason = "a tool that talks to a person")]
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,9 +20,12 @@ struct Args {
     /// The first one
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Print the trace of every seed, not only of those that broke something
+    /// Print the trace of every seed
     #[arg(long)]
     trace: bool,
+    /// Where the traces of those go that broke something
+    #[arg(long, default_value = "target/simulation")]
+    traces: PathBuf,
 }
 
 fn main() -> Result<ExitCode> {
@@ -29,7 +34,7 @@ fn main() -> Result<ExitCode> {
     for seed in args.seed..args.seed + args.seeds {
         let begun = Instant::now();
         let history = run(&Setup::of(seed))?;
-        if args.trace || !history.violations.is_empty() {
+        if args.trace {
             history.trace.iter().for_each(|line| println!("{line}"));
         }
         println!(
@@ -45,12 +50,16 @@ fn main() -> Result<ExitCode> {
             .for_each(|v| println!("  BROKEN {v}"));
         if !history.violations.is_empty() {
             broken.push(seed);
+            fs::create_dir_all(&args.traces)?;
+            let path = args.traces.join(format!("seed-{seed}.txt"));
+            fs::write(&path, history.trace.join("\n"))?;
+            println!("  its trace: {}", path.display());
         }
     }
     if broken.is_empty() {
-        println!("{} seeds, nothing broken", args.seeds);
+        println!("{} seeds from {}: nothing broken", args.seeds, args.seed);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("broken by seeds {broken:?}; repeat one: --seeds 1 --seed S");
+    println!("broken by seeds {broken:?}");
     Ok(ExitCode::FAILURE)
 }

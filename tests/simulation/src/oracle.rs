@@ -255,7 +255,10 @@ impl Oracle {
         let Some(before) = before else { return };
         let terms = record.term.get().saturating_sub(before.term.get());
         if terms > TERMS_MAX {
-            let what = format!("{} went through {terms} terms within {LOOK_MS} ms", record.group);
+            let what = format!(
+                "{} went through {terms} terms within {LOOK_MS} ms",
+                record.group
+            );
             state.broke("PACE", &what);
         }
         let mut back = before.term.supersedes(record.term);

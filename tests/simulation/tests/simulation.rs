@@ -38,13 +38,13 @@ fn all_is_well(seeds: impl IntoIterator<Item = u64>) {
         );
         assert!(history.counts.acknowledged > 0, "seed {seed} wrote nothing");
         if !history.violations.is_empty() {
-            history.trace.iter().for_each(|line| println!("{line}"));
             broken.push((seed, history.violations));
         }
     }
     assert!(
         broken.is_empty(),
-        "repeat with: cargo xtask simulate --seeds 1 --seed S, and keep S in tests/seeds/simulation.txt\n{broken:#?}"
+        "again, with a trace: cargo xtask simulate --seeds 1 --seed S; keep S in \
+         tests/seeds/simulation.txt\n{broken:#?}"
     );
 }
 
