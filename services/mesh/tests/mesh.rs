@@ -336,6 +336,32 @@ async fn a_data_plane_turns_to_the_other_mesh_and_control_hears_it_through_that_
     control.told.until_in_use("plane", 2).await;
 }
 
+#[tokio::test]
+async fn every_replica_of_control_is_told_and_the_highest_table_of_any_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mesh_file = folder.path().join("mesh");
+    let (one, two) = (Control::start(local()).await, Control::start(local()).await);
+    let mesh = Mesh::start(vec![one.at, two.at], &mesh_file).await;
+    let plane = DataPlane::start("plane", vec![mesh.at], folder.path().join("plane"));
+    // One is ahead, then the other; each hears what is in use, whoever published it.
+    for (ahead, behind, number) in [(&one, &two, 1), (&two, &one, 2), (&one, &two, 3)] {
+        ahead.publish(number);
+        plane.until_holds(version("w", number)).await;
+        one.told.until_in_use("plane", number).await;
+        two.told.until_in_use("plane", number).await;
+        behind.publish(number);
+    }
+    // One that stays behind takes nothing back, and one that dies is not missed.
+    one.publish(4);
+    plane.until_holds(version("w", 4)).await;
+    one.die().await;
+    two.told.until_in_use("plane", 4).await;
+    assert_eq!(plane.handle.first().await.version, version("w", 4));
+    two.publish(5);
+    plane.until_holds(version("w", 5)).await;
+    until_on_disk(&mesh_file, 5).await;
+}
+
 #[test]
 fn a_configuration_with_an_unknown_key_is_refused() {
     let good = "process: hz-1-mesh\nregion: hz\nlisten: 127.1.16.9:7800\nadmin: 127.1.16.9:9900\n\

@@ -158,3 +158,113 @@ pub(crate) fn waits(record: &GroupRecord, stages: &BTreeMap<GroupId, Stage>) -> 
 fn planned(op: &Op) -> bool {
     matches!(op.kind, OpKind::Switchover | OpKind::OwnerChange)
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_ownership::Admitted;
+    use atoll_ownership::record::{Begin, Move, Open};
+    use atoll_store::Memory;
+    use atoll_topology::{CellId, MemberId, ShardId, Term};
+    use atoll_workflow::Txn;
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::stored::encode;
+
+    fn group() -> GroupId {
+        GroupId::parse("g1").unwrap()
+    }
+
+    /// A group that is open, and the same with an op in it.
+    fn records(kind: OpKind) -> (GroupRecord, GroupRecord) {
+        let member = |id: &str| Admitted {
+            id: MemberId::parse(id).unwrap(),
+            volume: id.to_owned(),
+        };
+        let members = vec![member("g1-1"), member("g1-2"), member("g1-3")];
+        let (from, to) = (CellId::parse("a").unwrap(), CellId::parse("b").unwrap());
+        let mut open = GroupRecord::birth(group(), members, 1, [(ShardId(0), from)]);
+        open.term = Term::new(2);
+        open.open = Some(Open {
+            term: open.term,
+            primary: open.members[0].id.clone(),
+        });
+        let begin = Begin {
+            kind,
+            judged: open.term,
+            over: None,
+            target: open.members[1].id.clone(),
+            moves: vec![Move {
+                first: ShardId(0),
+                last: ShardId(0),
+                to,
+            }],
+            plan: String::new(),
+            execution: "run".to_owned(),
+            deadline_ms: 0,
+            automatic: false,
+        };
+        let begun = open.begin(&begin).unwrap();
+        (open, begun)
+    }
+
+    fn stage(record: &GroupRecord, closed: Closed) -> BTreeMap<GroupId, Stage> {
+        let op = record.op.as_ref().map(Op::id).unwrap_or_default();
+        BTreeMap::from([(group(), Stage { op, closed })])
+    }
+
+    #[test]
+    fn users_wait_for_a_planned_op_once_they_are_told_to_and_for_others_at_once() {
+        let none = BTreeMap::new();
+        let (open, begun) = records(OpKind::Switchover);
+        assert_eq!(waits(&open, &none), None);
+        assert_eq!(waits(&begun, &none), None);
+        let told = stage(&begun, Closed::Gateways);
+        assert_eq!(waits(&begun, &told), Some(Closed::Gateways));
+        assert_eq!(waits(&open, &told), None, "the op is over");
+        let (_, failover) = records(OpKind::Failover);
+        assert_eq!(waits(&failover, &none), Some(Closed::All));
+    }
+
+    #[test]
+    fn what_was_said_of_another_op_is_not_said_of_this_one() {
+        let (_, begun) = records(OpKind::Switchover);
+        let earlier = Stage {
+            op: "another#7".to_owned(),
+            closed: Closed::All,
+        };
+        let stages = BTreeMap::from([(group(), earlier)]);
+        assert_eq!(waits(&begun, &stages), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_and_whoever_followed_have_the_same_under_the_same_number() {
+        let store = Memory::new();
+        let mut followed = Decided::read(&store).await.unwrap();
+        let mut changes = store.watch("/", followed.seen).await.unwrap();
+        let (open, begun) = records(OpKind::Switchover);
+        let record = |record: &GroupRecord| Txn::new().put("/group/g1", encode(record));
+        let told = stage(&begun, Closed::All);
+        let txns = [
+            record(&open),
+            Txn::new().put("/control/seat", "of no account"),
+            record(&begun),
+            Txn::new().put(stage_key(&group()), encode(&told[&group()])),
+            record(&open),
+        ];
+        let mut numbers = vec![followed.number()];
+        for txn in txns {
+            store.txn(txn).await.unwrap();
+            let news = followed.take(&changes.next().await.unwrap().unwrap());
+            let read = Decided::read(&store).await.unwrap();
+            assert_eq!(followed.number(), read.number());
+            assert_eq!(followed.groups, read.groups);
+            assert_eq!(followed.stages, read.stages);
+            let last = numbers.last().copied().unwrap_or_default();
+            assert_eq!(news.unwrap(), followed.number() > last);
+            numbers.push(followed.number());
+        }
+        assert_eq!(numbers, [0, 1, 1, 3, 4, 5]);
+        assert!(followed.covers(&open));
+    }
+}
