@@ -35,7 +35,7 @@ pub use world::{Walked, World};
 use swarm::{Start, Swarm};
 
 /// Choices of one walk.
-pub const STEPS: usize = 300;
+pub const STEPS: usize = 200;
 
 /// Walks, one after the other; what they begin with is made once.
 #[derive(Default)]

@@ -33,14 +33,14 @@ fn bounds(target: u8, (crashes, repeats, late): Allowed, states: usize) -> Bound
     }
 }
 
-fn go_through(allowed: Allowed, limit: usize) -> Vec<Explored> {
-    let through = |target| match explore(bounds(target, allowed, limit), None) {
-        Ok(explored) => {
-            let (crashes, repeats, late) = allowed;
-            println!("{crashes} crashes, {repeats} repeated, {late} late, to {target}: {explored}");
-            explored
-        }
-        Err(found) => panic!("{allowed:?}, failover to {target}: {found}"),
+#[expect(clippy::print_stdout, reason = "how much was seen is for a person")]
+fn go_through(allowed: Allowed, limit: usize) -> Result<Vec<Explored>, String> {
+    let (crashes, repeats, late) = allowed;
+    let through = |target| {
+        let explored = explore(bounds(target, allowed, limit), None);
+        let explored = explored.map_err(|found| format!("{allowed:?}, to {target}: {found}"))?;
+        println!("{crashes} crashes, {repeats} repeated, {late} late, to {target}: {explored}");
+        Ok(explored)
     };
     (0..3).map(through).collect()
 }
@@ -48,15 +48,19 @@ fn go_through(allowed: Allowed, limit: usize) -> Vec<Explored> {
 #[test]
 fn every_schedule_with_one_disturbance_keeps_every_invariant() {
     for allowed in WHOLE {
-        let explored = go_through(allowed, usize::MAX);
-        assert!(explored.iter().all(|explored| explored.complete));
+        match go_through(allowed, usize::MAX) {
+            Ok(explored) => assert!(explored.iter().all(|explored| explored.complete)),
+            Err(found) => panic!("{found}"),
+        }
     }
 }
 
 #[test]
 fn schedules_with_more_keep_every_invariant() {
     for allowed in BEGUN {
-        go_through(allowed, states());
+        if let Err(found) = go_through(allowed, states()) {
+            panic!("{found}");
+        }
     }
 }
 
@@ -66,9 +70,8 @@ fn an_exploration_without_a_protection_ends_with_a_counter_example() {
     for mutant in [
         Mutant::AcknowledgeBeforeQuorum,
         Mutant::SessionWritesBeforeOpen,
-        Mutant::PromoteTwice,
     ] {
-        let broken = |target| explore(bounds(target, (1, 0, 0), usize::MAX), Some(mutant)).is_err();
+        let broken = |target| explore(bounds(target, (1, 0, 1), 150_000), Some(mutant)).is_err();
         assert!((0..3).any(broken), "{mutant:?} was not found");
     }
 }

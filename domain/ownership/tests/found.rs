@@ -4,13 +4,13 @@ use atoll_ownership::member::{Durable, Input, Mark, Member, Output};
 use atoll_ownership::{Call, Refused};
 use atoll_topology::{MemberId, Term};
 
-fn started(promise: u64) -> Member {
+fn started(id: MemberId, promise: u64) -> Member {
     let durable = Durable {
         promise: Term::new(promise),
         upstream: None,
         mark: Mark::None,
     };
-    let mut member = Member::new(MemberId::parse("a").unwrap(), durable);
+    let mut member = Member::new(id, durable);
     member.step(Input::Started);
     member.step(Input::StandbyUp);
     member
@@ -20,7 +20,8 @@ fn started(promise: u64) -> Member {
 /// again it would have begun timeline 3, which is the next term's.
 #[test]
 fn a_promise_that_was_used_makes_no_second_primary() {
-    let (term, mut member) = (Term::new(2), started(1));
+    let term = Term::new(2);
+    let mut member = started(MemberId::parse("a").unwrap(), 1);
     member.step(Input::Call(Call::Prepare { term }));
     assert_eq!(
         member.step(Input::Promote { term }),
@@ -43,7 +44,8 @@ fn a_promise_that_was_used_makes_no_second_primary() {
 /// The same where the agent's process was started anew in between.
 #[test]
 fn a_promise_that_was_read_from_the_disk_makes_no_primary() {
-    let (term, mut member) = (Term::new(3), started(3));
+    let term = Term::new(3);
+    let mut member = started(MemberId::parse("a").unwrap(), 3);
     let prepared = member.step(Input::Call(Call::Prepare { term }));
     assert!(prepared.contains(&Output::AnswerPrepared { term }));
     assert_eq!(
