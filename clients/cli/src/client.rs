@@ -68,6 +68,14 @@ impl Client {
         read(&answer)
     }
 
+    /// An answer as it is.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let answer = self
+            .ask(&Method::GET, path, Bytes::new(), Repeat::Harmless)
+            .await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     pub(crate) async fn list(&self, path: &str) -> Result<List, Failure> {
         self.get(path).await
     }

@@ -8,7 +8,7 @@ use atoll_topology::{CellId, RegionId, UserId};
 use clap::{Args, Subcommand};
 
 use crate::client::Client;
-use crate::{Failure, Format, Screen, automatic, explain, get, schema, status, switch};
+use crate::{Failure, Format, Screen, automatic, explain, get, proof, schema, status, switch};
 
 /// Which server to ask, and how to print.
 #[derive(Debug, Clone, Default, Args)]
@@ -81,6 +81,22 @@ pub enum Command {
     /// Change the tables of all shards
     #[command(subcommand)]
     Schema(Schema),
+    /// Verify the proof of a switch, asking nobody
+    #[command(
+        after_help = "Exit code 1: it does not hold, and the message says which section was changed, \
+        or that the signature does not fit.\n\n\
+        Example:\n  atoll verify run-7f3a.proof --key 8a88e3dd7409f195…"
+    )]
+    Verify {
+        /// What `atoll switch proof NAME -o json` printed
+        file: PathBuf,
+        /// The key that it must be signed with, in hexadecimal
+        #[arg(long, value_name = "PUBKEY")]
+        key: Option<String>,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Format,
+    },
 }
 
 /// `atoll explain`
@@ -149,6 +165,18 @@ pub enum Switch {
     Resume(Named),
     /// Let an execution begin nothing more; what is begun goes on to its end
     Abort(Named),
+    /// Show what an execution did and found, signed by control
+    #[command(
+        after_help = "-o json is byte for byte what was signed; keep it, and verify it anywhere.\n\n\
+        Example:\n  atoll switch proof run-7f3a -o json > run-7f3a.proof\n  atoll verify run-7f3a.proof"
+    )]
+    Proof(Named),
+    /// Show the public key that proofs are verified with
+    Key {
+        /// Which server, and how to print
+        #[command(flatten)]
+        common: Common,
+    },
     /// Show what automation may do by itself, and switch it off or freeze it
     #[command(subcommand)]
     Automatic(Automatic),
@@ -281,8 +309,10 @@ pub enum Schema {
 }
 
 impl Command {
-    fn common(&self) -> &Common {
-        match self {
+    /// Which server; none for what asks nobody.
+    fn common(&self) -> Option<&Common> {
+        Some(match self {
+            Self::Verify { .. } => return None,
             Self::Status { common }
             | Self::Get { common, .. }
             | Self::Explain(Explain::User { common, .. })
@@ -297,15 +327,23 @@ impl Command {
                 | Switch::Watch(Named { common, .. })
                 | Switch::Pause(Named { common, .. })
                 | Switch::Resume(Named { common, .. })
-                | Switch::Abort(Named { common, .. }),
+                | Switch::Abort(Named { common, .. })
+                | Switch::Proof(Named { common, .. })
+                | Switch::Key { common },
             )
             | Self::Schema(Schema::Apply { common, .. }) => common,
             Self::Switch(Switch::Automatic(automatic)) => automatic.common(),
-        }
+        })
     }
 
     pub(crate) fn format(&self) -> Format {
-        self.common().output
+        match self {
+            Self::Verify { output, .. } => *output,
+            other => other
+                .common()
+                .map(|common| common.output)
+                .unwrap_or_default(),
+        }
     }
 
     pub(crate) async fn execute(
@@ -313,10 +351,14 @@ impl Command {
         runtime: &Runtime,
         screen: &mut Screen<'_>,
     ) -> Result<Exit, Failure> {
-        let common = self.common().clone();
+        let format = self.format();
+        if let Self::Verify { file, key, .. } = &self {
+            return proof::file(file, key.as_deref(), format, screen);
+        }
+        let common = self.common().cloned().unwrap_or_default();
         let client = Client::new(runtime, &common)?;
-        let format = common.output;
         match self {
+            Self::Verify { .. } => Ok(Exit::Usage),
             Self::Status { .. } => status::run(&client, format, screen).await,
             Self::Get {
                 kind, name, watch, ..
@@ -354,6 +396,10 @@ impl Command {
             Self::Switch(Switch::Abort(Named { name, .. })) => {
                 switch::want(&client, &name, Control::Abort, format, screen).await
             }
+            Self::Switch(Switch::Proof(Named { name, .. })) => {
+                proof::show(&client, &name, format, screen).await
+            }
+            Self::Switch(Switch::Key { .. }) => proof::key(&client, format, screen).await,
             Self::Switch(Switch::Automatic(automatic)) => {
                 automatic.execute(&client, format, screen).await
             }

@@ -10,6 +10,7 @@ mod endpoints;
 mod explain;
 mod get;
 mod output;
+mod proof;
 mod schema;
 mod status;
 mod switch;

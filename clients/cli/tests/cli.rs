@@ -448,6 +448,73 @@ async fn automation_is_stopped_by_name_and_reason() {
     );
 }
 
+/// A proof as control seals it.
+fn sealed() -> (String, String) {
+    let key = atoll_proof::Key::from_secret(&[1; 32]);
+    let sections = atoll_proof::Sections {
+        execution: atoll_proof::Execution {
+            name: "run-7f3a".into(),
+            world: "w1".into(),
+            automatic: false,
+            phase: "Succeeded".into(),
+            message: String::new(),
+            ordered_unix_ms: 1_000,
+            over_unix_ms: 1_500,
+            table: 13,
+        },
+        plan: atoll_proof::Plan {
+            hash: "7f3a".into(),
+            text: "switch cell hz-1 to sh-1".into(),
+        },
+        groups: vec![],
+        members: vec![],
+        rows: vec![],
+        steps: vec![],
+        holds: vec![atoll_proof::Hold {
+            group: "g1".into(),
+            hold_ms: Some(171),
+            convergence_ms: Some(28),
+        }],
+        requests: vec![],
+        proxies: vec![],
+    };
+    (atoll_proof::seal(&sections, &key).unwrap(), key.public())
+}
+
+#[tokio::test]
+async fn a_proof_is_shown_kept_and_verified_without_a_server() {
+    let (text, key) = sealed();
+    let path = "/apis/atoll.dev/v1/executions/run-7f3a/proof";
+    let server = Server::default()
+        .with(&format!("GET {path}"), 200, &text)
+        .with("GET /key", 200, json!({"algorithm": "Ed25519", "publicKey": key}));
+    let ran = ask(&server, "atoll switch proof run-7f3a").await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.talk);
+    insta::assert_snapshot!(ran.data, @r"
+    execution  run-7f3a Succeeded in world w1
+               table 13, over 500 ms after the order
+    plan       7f3a
+               switch cell hz-1 to sh-1
+    hold       g1 171 ms, converged in 28 ms
+    signed     by 8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c
+    ");
+    let kept = ask(&server, "atoll switch proof run-7f3a -o json").await.data;
+    assert_eq!(kept, text.clone() + "\n");
+
+    let runtime = Runtime::real(RealOptions::default());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display().to_string();
+    std::fs::write(file.path(), &kept).unwrap();
+    let ran = run(&runtime, &format!("atoll verify {path} --key {key}")).await;
+    assert_eq!((ran.exit, ran.talk.as_str()), (Exit::Ok, ""));
+    assert!(ran.data.contains("run-7f3a Succeeded"), "{}", ran.data);
+    std::fs::write(file.path(), kept.replace("\"holdMs\":171", "\"holdMs\":17")).unwrap();
+    let ran = run(&runtime, &format!("atoll verify {path}")).await;
+    assert_eq!((ran.exit, ran.data.as_str()), (Exit::Failed, ""));
+    assert!(ran.talk.starts_with("error[A0608] the proof does not hold"), "{}", ran.talk);
+    assert!(ran.talk.contains("section holds was changed"), "{}", ran.talk);
+}
+
 #[tokio::test]
 async fn a_schema_is_applied_everywhere_or_the_groups_without_it_are_named() {
     let file = tempfile::NamedTempFile::new().unwrap();

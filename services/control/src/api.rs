@@ -5,8 +5,9 @@ pub(crate) mod automatic;
 pub(crate) mod executions;
 mod explain;
 mod order;
+mod proof;
 mod rows;
-mod status;
+pub(crate) mod status;
 mod topology;
 mod watch;
 
@@ -45,6 +46,11 @@ pub(crate) async fn listen(control: Arc<Control>, at: SocketAddr) -> Result<Sock
         .route(
             atoll_api::AUTOMATIC,
             get(automatic::get).post(automatic::post),
+        )
+        .route(atoll_api::KEY, get(proof::key))
+        .route(
+            &format!("{}/executions/{{name}}/proof", atoll_api::RESOURCES),
+            get(proof::get),
         )
         .route(atoll_api::SCHEMA, post(rows::schema))
         .route(atoll_api::ROWS, get(rows::rows))

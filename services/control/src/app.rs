@@ -47,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) planes: Planes,
     /// What agents say.
     pub(crate) agents: Agents,
+    /// What proofs are signed with.
+    pub(crate) key: atoll_proof::Key,
     /// What automation did, and may do.
     pub(crate) guard: Arc<Followed<Guard>>,
     /// What was ordered, and how far it is.
@@ -77,6 +79,7 @@ impl Control {
         )
         .await?;
         let records = Records::load(store.clone()).await?;
+        let key = crate::signing::key(store.as_ref(), &runtime).await?;
         let guard = Arc::new(Followed::load(store.clone()).await?);
         let executions = Arc::new(Followed::load(store.clone()).await?);
         let timeline = Arc::new(Timeline::load(runtime.clone(), store.clone()).await?);
@@ -90,6 +93,7 @@ impl Control {
             seat: Seat::alone(),
             planes: Planes::default(),
             agents: Agents::default(),
+            key,
             guard,
             executions,
             timeline,

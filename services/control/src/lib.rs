@@ -14,20 +14,16 @@ mod guard;
 mod observe;
 mod places;
 mod plans;
+mod proof;
 mod publish;
 mod reconcile;
 mod records;
 mod seat;
+mod signing;
 mod stored;
 mod streams;
 mod timeline;
 #[cfg(test)]
-#[expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may panic"
-)]
 mod trials;
 
 pub use app::{serve, serve_on};

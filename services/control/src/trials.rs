@@ -54,6 +54,18 @@ async fn is_done(world: &World) {
         .filter(|(_, times)| *times > 1)
         .collect();
     assert_eq!(twice, vec![]);
+    // Its proof came with its end, and holds.
+    let proof = world.store_text("/proof/run-1").await;
+    let proof = atoll_proof::verify(&proof, None).unwrap().sections;
+    assert_eq!(proof.plan.hash, stored.plan.hash());
+    let group = &proof.groups[0];
+    assert_eq!((group.term_before, group.term), (2, 3), "{proof}");
+    assert_eq!(
+        (group.primary_before.as_str(), group.primary.as_str()),
+        ("g1-1", "g1-2")
+    );
+    assert_eq!(group.owners, ["0-3 b-1 epoch 2"], "{proof}");
+    assert!(proof.holds[0].hold_ms.is_some(), "{proof}");
     // Nobody was cut off who was not held before.
     let marks = world.store_text("/marks/run-1/").await;
     let held = marks.find("\"routers hold").unwrap();
@@ -98,7 +110,7 @@ async fn killed_with(prefix: &'static str, text: &'static str, fault: Fault) -> 
         () = died.notified() => {}
         () = async {
             order(&life.control, &plan, "run-1").await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } => {}
     }
     life.kill().await;
@@ -221,8 +233,7 @@ async fn unknown_at(n: usize, fault: Fault) -> usize {
     );
     world.store.heal();
     life.kill().await;
-    let count = *count.lock().unwrap();
-    count
+    *count.lock().unwrap()
 }
 
 #[tokio::test]
@@ -329,6 +340,43 @@ async fn two_replicas_of_control_at_once_do_it_once() {
     assert_eq!(world.record().await.unwrap().ops, 2);
     one.kill().await;
     two.kill().await;
+}
+
+#[tokio::test]
+async fn a_switch_ends_with_a_proof_of_all_that_it_did() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let plan = plan(&life.control).await;
+    order(&life.control, &plan, "run-1").await.unwrap();
+    is_done(&world).await;
+    let text = world.store_text("/proof/run-1").await;
+    let key = life.control.key.public();
+    let proof = atoll_proof::verify(&text, Some(&key)).unwrap().sections;
+    assert_eq!(proof.members.len(), 3, "{proof}");
+    assert!(
+        proof
+            .members
+            .iter()
+            .all(|m| m.before.is_some() && m.after.is_some()),
+        "{proof}"
+    );
+    assert_eq!(proof.rows.len(), 4, "{proof}");
+    for rows in &proof.rows {
+        assert_eq!(rows.rows, 2, "{proof}");
+        assert_eq!(rows.equal, ["g1-1", "g1-3"], "{proof}");
+    }
+    assert_eq!(proof.proxies.len(), 4, "{proof}");
+    let table = Some(proof.execution.table);
+    assert!(
+        proof.proxies.iter().all(|p| p.live && p.table >= table),
+        "{proof}"
+    );
+    // Another life of control signs with the same key.
+    life.kill().await;
+    let life = world.control(0).await;
+    assert_eq!(life.control.key.public(), key);
+    life.kill().await;
 }
 
 #[tokio::test]

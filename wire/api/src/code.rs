@@ -159,6 +159,7 @@ codes! {
     NO_WORLD = 605 "A0605", 0, NoEndpoint: "No world is known", "Neither a server nor a world's directory was given.", "Give `--server IP:7600`, set ATOLL_SERVER, or give `--world DIR`.";
     EXECUTION_FAILED = 606 "A0606", 0, Failed: "The execution failed", "It ended without reaching its end. Its steps say how far it came; what is done is done.", "See `atoll get execution NAME -o yaml`.";
     WAIT_TIMED_OUT = 607 "A0607", 0, TimedOut: "It did not happen in time", "The wait is over, the work is not: it goes on without the watcher.", "`atoll switch watch NAME` watches on.";
+    PROOF = 608 "A0608", 0, Failed: "The proof does not hold", "The document is not what control sealed: a section, its digest, the key or the signature was changed, or it was signed with another key. The message says which.", "Ask for the proof again with `atoll switch proof NAME -o json`, and compare.";
 
     GATEWAY_HTTP = 2000 "A2000", 400, Failed: "The request breaks a rule of HTTP", "Two programs could read this request differently, so it is refused and the connection closed.", "Send conforming HTTP/1.1.";
     GATEWAY_BODY = 2001 "A2001", 400, Failed: "The body did not arrive", "The client broke off the body, or sent it too slowly or malformed.", "Send it again.";

@@ -151,3 +151,13 @@ pub struct ExecutionStatus {
 
 /// An execution as a resource.
 pub type Execution = Object<ExecutionSpec, ExecutionStatus>;
+
+/// What the proofs of executions are verified with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicKey {
+    /// `Ed25519`.
+    pub algorithm: String,
+    /// In hexadecimal.
+    pub public_key: String,
+}

@@ -8,6 +8,8 @@
 //! | `POST /apis/atoll.dev/v1/plans` | `Object` with a `PlanSpec` → the `Plan`, complete |
 //! | `POST /apis/atoll.dev/v1/executions` | `Object` with an `ExecutionSpec` → the `Execution` |
 //! | `PATCH /apis/atoll.dev/v1/executions/NAME` | merge patch of `spec.control` |
+//! | `GET /apis/atoll.dev/v1/executions/NAME/proof` | its proof, as it was sealed (`atoll-proof`) |
+//! | `GET /key` | the `PublicKey` of proofs |
 //! | `GET /status` | a `WorldStatus` |
 //! | `GET /explain?user=ID` | an `Explain` |
 //! | `GET /locate?user=ID` or `?shard=N` | a `Located` |
@@ -36,8 +38,8 @@ pub use automatic::{AutomaticAct, AutomaticEntry, AutomaticOrder, AutomaticStatu
 pub use code::{Area, Code, Exit};
 pub use envelope::{AnyObject, List, ListMetadata, Metadata, Object, WatchEvent, WatchKind};
 pub use execution::{
-    Control, Execution, ExecutionSpec, ExecutionStatus, Figures, GroupOutcome, Phase, Step,
-    StepState,
+    Control, Execution, ExecutionSpec, ExecutionStatus, Figures, GroupOutcome, Phase, PublicKey,
+    Step, StepState,
 };
 pub use explain::{Explain, Located};
 pub use kind::Kind;
@@ -60,6 +62,8 @@ pub const STATUS: &str = "/status";
 pub const EXPLAIN: &str = "/explain";
 /// Where a user or a shard is found.
 pub const LOCATE: &str = "/locate";
+/// Where the public key of proofs is.
+pub const KEY: &str = "/key";
 /// Where automation is seen and told.
 pub const AUTOMATIC: &str = "/automatic";
 /// Where a schema file is applied.
@@ -75,4 +79,9 @@ pub fn collection(kind: Kind) -> String {
 /// The path of one resource.
 pub fn item(kind: Kind, name: &str) -> String {
     format!("{RESOURCES}/{}/{name}", kind.plural())
+}
+
+/// Where the proof of an execution is.
+pub fn proof(execution: &str) -> String {
+    format!("{}/proof", item(Kind::Execution, execution))
 }

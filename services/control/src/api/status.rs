@@ -79,7 +79,7 @@ fn ms(since: Instant) -> u64 {
 }
 
 /// A group's owners, a run each.
-pub(super) fn owners(record: &GroupRecord) -> Vec<String> {
+pub(crate) fn owners(record: &GroupRecord) -> Vec<String> {
     let line = |run: &atoll_ownership::record::Run| {
         let switching = match run.phase {
             RunPhase::Active => "",
@@ -257,17 +257,21 @@ fn plane(plane: &Plane) -> PlaneStatus {
     let report = &plane.report;
     PlaneStatus {
         process: report.process.clone(),
-        role: match report.role {
-            Role::Gateway => "gateway",
-            Role::SqlRouter => "sql-router",
-            Role::Sidecar => "sidecar",
-        }
-        .to_owned(),
+        role: role(report.role).to_owned(),
         region: report.region.clone(),
         cell: report.cell.clone(),
         table: report.in_use.as_ref().map(|version| version.number),
         age_ms: ms(plane.heard),
         live: plane.heard.elapsed() < LIVE,
         held: report.loads.iter().map(|load| load.held).sum(),
+    }
+}
+
+/// What a data plane is, in a word.
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Gateway => "gateway",
+        Role::SqlRouter => "sql-router",
+        Role::Sidecar => "sidecar",
     }
 }

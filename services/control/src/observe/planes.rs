@@ -1,6 +1,6 @@
 //! What the data planes say: which table each of them uses, what is in flight, what they see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub(crate) const LIVE: Duration = Duration::from_millis(1_000);
 /// its time to find another source. Whoever is not heard by then will meet the fence.
 pub(crate) const FOUND: Duration = Duration::from_millis(2_000);
 
+/// Holds that are remembered of each data plane, for proofs.
+const HOLDS_MAX: usize = 200;
+
 /// One data plane's last report.
 #[derive(Debug, Clone)]
 pub(crate) struct Plane {
@@ -33,6 +36,8 @@ pub(crate) struct Planes {
     planes: Mutex<BTreeMap<ProcessId, Plane>>,
     meshes: Mutex<BTreeMap<ProcessId, (RegionId, Instant)>>,
     changed: watch::Sender<u64>,
+    /// What each had waiting, by its own clock.
+    holds: Mutex<BTreeMap<ProcessId, VecDeque<(u64, u64)>>>,
     /// Since when we have listened.
     since: Instant,
 }
@@ -43,6 +48,7 @@ impl Default for Planes {
             planes: Mutex::default(),
             meshes: Mutex::default(),
             changed: watch::Sender::new(0),
+            holds: Mutex::default(),
             since: Instant::now(),
         }
     }
@@ -51,6 +57,15 @@ impl Default for Planes {
 impl Planes {
     /// A report has come in.
     pub(crate) fn heard(&self, report: Report) {
+        let held: u64 = report.loads.iter().map(|load| load.held).sum();
+        if held > 0 {
+            let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = holds.entry(report.process.clone()).or_default();
+            if own.len() >= HOLDS_MAX {
+                own.pop_front();
+            }
+            own.push_back((report.unix_ms, held));
+        }
         let plane = Plane {
             heard: Instant::now(),
             report,
@@ -61,6 +76,14 @@ impl Planes {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(process, plane);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Most requests that a data plane has said to hold at once since then.
+    pub(crate) fn held_most(&self, process: &ProcessId, since_unix_ms: u64) -> u64 {
+        let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = holds.get(process).into_iter().flatten();
+        let since = own.filter(|(at, _)| *at >= since_unix_ms);
+        since.map(|(_, held)| *held).max().unwrap_or(0)
     }
 
     /// A mesh is there.

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::app::Control;
 use crate::follow::Kept;
+use crate::proof::{self, Noted};
 use crate::reconcile::op;
 use crate::records::ChangeError;
 use crate::stored::decode;
@@ -77,6 +78,9 @@ pub(crate) struct Stored {
     pub(crate) steps: Vec<StepPhase>,
     /// The plan's groups before it.
     pub(crate) before: Vec<Before>,
+    /// More about the world before it, for its proof.
+    #[serde(default)]
+    pub(crate) noted: Noted,
 }
 
 impl Kept for Stored {
@@ -104,6 +108,7 @@ impl Stored {
         Self {
             name,
             before: before.collect(),
+            noted: proof::note(control, plan.steps.iter().map(|step| &step.group)),
             steps: vec![StepPhase::Pending; plan.steps.len()],
             plan,
             wanted: Wanted::Run,
@@ -470,16 +475,22 @@ async fn finish(
     if phase == Phase::Succeeded {
         converge(control, &stored).await?;
     }
-    info!(execution = stored.name, ?phase, message, "execution over");
     stored.phase = phase;
     stored.message = message;
     stored.finished_ms = Some(control.runtime.wall_clock().0);
+    let proof = proof::make(control, &stored).await;
     let groups: Vec<_> = stored.before.iter().map(|before| &before.group).collect();
     let keep = |txn| {
         let keep = |txn, group: &&GroupId| control.timeline.keep(txn, &stored.name, group);
-        groups.iter().fold(txn, keep)
+        let txn: Txn = groups.iter().fold(txn, keep);
+        match proof {
+            Some(proof) => txn.put(proof::key(&stored.name), proof),
+            None => txn,
+        }
     };
     save_with(control, &stored, expect, keep).await?;
+    let (phase, message) = (stored.phase, &stored.message);
+    info!(execution = stored.name, ?phase, message, "execution over");
     Ok(true)
 }
 

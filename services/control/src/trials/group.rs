@@ -13,6 +13,9 @@ use atoll_streams::agent::{Heard, MemberRole, MemberStatus};
 use atoll_topology::{CellId, Epoch, Lsn, MemberId, Position, ShardId, Term};
 use tokio::sync::watch;
 
+/// What a log says of its shards.
+pub(super) type Owners = BTreeMap<ShardId, (Epoch, CellId)>;
+
 /// An opening transaction, on the timeline on which it was written.
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
@@ -170,7 +173,7 @@ impl Group {
     }
 
     /// The open primary's term and the owners that its log names.
-    pub(super) fn open(&self) -> Option<(Term, MemberId, BTreeMap<ShardId, (Epoch, CellId)>)> {
+    pub(super) fn open(&self) -> Option<(Term, MemberId, Owners)> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, node) = state.nodes.iter().find(|(_, node)| node.port.is_some())?;
         Some((node.member.as_ref()?.serving()?, id.clone(), node.owners()))
@@ -232,7 +235,7 @@ impl Node {
         }
     }
 
-    fn owners(&self) -> BTreeMap<ShardId, (Epoch, CellId)> {
+    fn owners(&self) -> Owners {
         let grants = self.log.iter().flat_map(|entry| &entry.grants);
         grants
             .map(|grant| (grant.shard, (grant.epoch, grant.cell.clone())))

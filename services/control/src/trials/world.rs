@@ -81,8 +81,15 @@ impl Life {
     pub(super) async fn kill(self) {
         let Self { control, process } = self;
         drop(control);
+        // Where it is awaited, a runtime must not be dropped.
         let end = move || process.shutdown_timeout(LIMIT);
-        tokio::task::spawn_blocking(end).await.unwrap();
+        let ender = Runtime::real(RealOptions::default());
+        ender
+            .tasks()
+            .spawn_blocking("end", end)
+            .join()
+            .await
+            .unwrap();
     }
 }
 
@@ -556,8 +563,7 @@ pub(super) async fn plan(control: &Arc<Control>) -> String {
         }
     };
     let plan = tokio::time::timeout(LIMIT, made).await.expect("a plan");
-    let hash = plan.status.unwrap()["hash"].as_str().unwrap().to_owned();
-    hash
+    plan.status.unwrap()["hash"].as_str().unwrap().to_owned()
 }
 
 /// Gives the order to run it.

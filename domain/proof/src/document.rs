@@ -1,0 +1,279 @@
+//! What a proof says.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole of it, section by section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sections {
+    /// What ran.
+    pub execution: Execution,
+    /// What it was to do.
+    pub plan: Plan,
+    /// Terms, primaries and owners before and after.
+    pub groups: Vec<Group>,
+    /// Where each member's log ended before and after.
+    pub members: Vec<Member>,
+    /// The rows of the shards concerned, on the new primary and on the others.
+    pub rows: Vec<ShardRows>,
+    /// When each step was reached.
+    pub steps: Vec<Step>,
+    /// How long requests were held.
+    pub holds: Vec<Hold>,
+    /// What gateways counted meanwhile.
+    pub requests: Vec<Gateway>,
+    /// Which table each data plane used at the end.
+    pub proxies: Vec<Proxy>,
+}
+
+/// What ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Execution {
+    /// Its name.
+    pub name: String,
+    /// The world that it ran in.
+    pub world: String,
+    /// Whether a verdict ordered it, not a person.
+    pub automatic: bool,
+    /// How it ended.
+    pub phase: String,
+    /// Why, in words; empty: nothing to say.
+    pub message: String,
+    /// When it was ordered, in milliseconds of Unix time, on control's clock.
+    pub ordered_unix_ms: u64,
+    /// When it was over.
+    pub over_unix_ms: u64,
+    /// Number of the table that was published last.
+    pub table: u64,
+}
+
+/// What it was to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// SHA-256 of its text.
+    pub hash: String,
+    /// Line by line, for people.
+    pub text: String,
+}
+
+/// One data group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Which.
+    pub group: String,
+    /// Its open term before.
+    pub term_before: u64,
+    /// And after.
+    pub term: u64,
+    /// Its primary before; empty: none.
+    pub primary_before: String,
+    /// And after.
+    pub primary: String,
+    /// Its shards' owners and epochs before, as in `0-24 hz-1 epoch 1`.
+    pub owners_before: Vec<String>,
+    /// And after.
+    pub owners: Vec<String>,
+}
+
+/// One member's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Of which group.
+    pub group: String,
+    /// Which.
+    pub member: String,
+    /// Term and LSN of its end before, as it last said then; null: it did not say.
+    pub before: Option<String>,
+    /// And after.
+    pub after: Option<String>,
+}
+
+/// One shard's rows. Members are compared while writes go on, shard by shard, until each was found
+/// equal once or the tries were over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRows {
+    /// Of which group.
+    pub group: String,
+    /// Which shard.
+    pub shard: u16,
+    /// Rows in all its tables, on the primary.
+    pub rows: u64,
+    /// SHA-256 over its tables' names, row counts and hashes, on the primary.
+    pub hash: String,
+    /// Where the primary's log was.
+    pub lsn: String,
+    /// Members found to hold exactly these rows.
+    pub equal: Vec<String>,
+    /// Members that could not be compared: rows changed at every try.
+    pub moving: Vec<String>,
+    /// Members that hold other rows at the same place of the log.
+    pub different: Vec<String>,
+    /// Members that gave no answer, the lost ones among them.
+    pub silent: Vec<String>,
+}
+
+/// A step that was reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Of which group.
+    pub group: String,
+    /// By which of the group's ops.
+    pub op: u64,
+    /// Under which term.
+    pub term: u64,
+    /// Which.
+    pub step: String,
+    /// When, in milliseconds of Unix time, on control's clock.
+    pub unix_ms: u64,
+}
+
+/// How long a group's requests were held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// Which group.
+    pub group: String,
+    /// From the record's change to the publication of the new owner; null: that was not reached.
+    pub hold_ms: Option<u64>,
+    /// From there until the last live data plane used it.
+    pub convergence_ms: Option<u64>,
+}
+
+/// What one gateway counted between the order and the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gateway {
+    /// Which.
+    pub process: String,
+    /// Requests answered; null: it was started meanwhile, or is not heard.
+    pub answered: Option<u64>,
+    /// Of these, failed, or of unknown outcome: gateways do not tell them apart yet.
+    pub failed_or_unknown: Option<u64>,
+    /// Most requests that it reported as held at once.
+    pub held_most: u64,
+}
+
+/// One data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Which.
+    pub process: String,
+    /// `gateway`, `sql-router`.
+    pub role: String,
+    /// Number of the table that all its threads use; null: none.
+    pub table: Option<u64>,
+    /// Whether it was live.
+    pub live: bool,
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() {
+        "-".to_owned()
+    } else {
+        items.join(", ")
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<&T>) -> String {
+    value.map_or("-".to_owned(), ToString::to_string)
+}
+
+impl fmt::Display for Sections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = &self.execution;
+        writeln!(
+            f,
+            "execution  {} {} in world {}",
+            run.name, run.phase, run.world
+        )?;
+        if !run.message.is_empty() {
+            writeln!(f, "           {}", run.message)?;
+        }
+        let ms = run.over_unix_ms.saturating_sub(run.ordered_unix_ms);
+        writeln!(
+            f,
+            "           table {}, over {ms} ms after the order",
+            run.table
+        )?;
+        writeln!(f, "plan       {}", self.plan.hash)?;
+        for line in self.plan.text.lines() {
+            writeln!(f, "           {line}")?;
+        }
+        for group in &self.groups {
+            let (before, after) = (&group.primary_before, &group.primary);
+            let (from, to) = (group.term_before, group.term);
+            writeln!(
+                f,
+                "group      {}: term {from} -> {to}, primary {before} -> {after}",
+                group.group
+            )?;
+            let (before, after) = (list(&group.owners_before), list(&group.owners));
+            writeln!(f, "           {before} -> {after}")?;
+        }
+        for member in &self.members {
+            let (before, after) = (
+                or_dash(member.before.as_ref()),
+                or_dash(member.after.as_ref()),
+            );
+            writeln!(f, "log        {} {before} -> {after}", member.member)?;
+        }
+        for rows in &self.rows {
+            let Some(hash) = rows.hash.get(..16) else {
+                continue;
+            };
+            write!(
+                f,
+                "rows       shard {} {} rows {hash} at {}: ",
+                rows.shard, rows.rows, rows.lsn
+            )?;
+            write!(f, "equal on {}", list(&rows.equal))?;
+            for (what, members) in [
+                ("still moving on", &rows.moving),
+                ("DIFFERENT on", &rows.different),
+                ("no answer of", &rows.silent),
+            ] {
+                if !members.is_empty() {
+                    write!(f, "; {what} {}", list(members))?;
+                }
+            }
+            writeln!(f)?;
+        }
+        for hold in &self.holds {
+            let (held, took) = (
+                or_dash(hold.hold_ms.as_ref()),
+                or_dash(hold.convergence_ms.as_ref()),
+            );
+            writeln!(
+                f,
+                "hold       {} {held} ms, converged in {took} ms",
+                hold.group
+            )?;
+        }
+        for gateway in &self.requests {
+            let (all, bad) = (
+                or_dash(gateway.answered.as_ref()),
+                or_dash(gateway.failed_or_unknown.as_ref()),
+            );
+            let (process, held) = (&gateway.process, gateway.held_most);
+            writeln!(
+                f,
+                "requests   {process} answered {all}, failed or unknown {bad}, held at once {held}"
+            )?;
+        }
+        for proxy in &self.proxies {
+            let live = if proxy.live { "" } else { " (silent)" };
+            let table = or_dash(proxy.table.as_ref());
+            writeln!(
+                f,
+                "table      {} {} uses {table}{live}",
+                proxy.role, proxy.process
+            )?;
+        }
+        Ok(())
+    }
+}
