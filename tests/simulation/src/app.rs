@@ -33,9 +33,9 @@ pub(crate) struct App {
 }
 
 /// What came of a statement.
-enum Done {
+enum Came {
     Rows(Vec<String>),
-    NotDone(String),
+    Refused(String),
     Unknown(String),
 }
 
@@ -90,16 +90,16 @@ impl App {
             _ => return ("200 OK", "done", String::new()),
         };
         match self.run(&format!("/*key={user}*/ {statement}")).await {
-            Done::Rows(rows) => ("200 OK", "done", rows.join(" ")),
-            Done::NotDone(why) => ("503 Service Unavailable", "failed", why),
-            Done::Unknown(why) if self.weakened.unknown_is_failed => {
+            Came::Rows(rows) => ("200 OK", "done", rows.join(" ")),
+            Came::Refused(why) => ("503 Service Unavailable", "failed", why),
+            Came::Unknown(why) if self.weakened.unknown_is_failed => {
                 ("503 Service Unavailable", "failed", why)
             }
-            Done::Unknown(why) => ("500 Internal Server Error", "unknown", why),
+            Came::Unknown(why) => ("500 Internal Server Error", "unknown", why),
         }
     }
 
-    async fn run(&self, statement: &str) -> Done {
+    async fn run(&self, statement: &str) -> Came {
         let kept = self.idle().pop();
         let connected = match kept {
             Some(sql) => Ok(sql),
@@ -107,7 +107,7 @@ impl App {
         };
         let mut sql = match connected {
             Ok(sql) => sql,
-            Err(error) => return Done::NotDone(error.to_string()),
+            Err(error) => return Came::Refused(error.to_string()),
         };
         match sql.query(statement).await {
             Ok(done) => {
@@ -117,7 +117,7 @@ impl App {
                 }
                 done
             }
-            Err(error) => Done::Unknown(error.to_string()),
+            Err(error) => Came::Unknown(error.to_string()),
         }
     }
 
@@ -147,12 +147,12 @@ impl Sql {
         .encode(&mut output);
         sql.stream.write_all(&output).await?;
         match sql.answers().await? {
-            Done::Rows(_) => Ok(sql),
-            Done::NotDone(why) | Done::Unknown(why) => Err(io::Error::other(why)),
+            Came::Rows(_) => Ok(sql),
+            Came::Refused(why) | Came::Unknown(why) => Err(io::Error::other(why)),
         }
     }
 
-    async fn query(&mut self, statement: &str) -> io::Result<Done> {
+    async fn query(&mut self, statement: &str) -> io::Result<Came> {
         let mut output = BytesMut::new();
         frontend::put_query(&mut output, statement.as_bytes());
         self.stream.write_all(&output).await?;
@@ -160,7 +160,7 @@ impl Sql {
     }
 
     /// Everything up to the next ReadyForQuery.
-    async fn answers(&mut self) -> io::Result<Done> {
+    async fn answers(&mut self) -> io::Result<Came> {
         let mut rows = Vec::new();
         let mut error = None;
         loop {
@@ -180,11 +180,11 @@ impl Sql {
                     }
                     tag::READY_FOR_QUERY => {
                         return Ok(match error {
-                            None => Done::Rows(rows),
+                            None => Came::Rows(rows),
                             Some((code, text)) if code == OUTCOME_UNKNOWN => {
-                                Done::Unknown(format!("{code} {text}"))
+                                Came::Unknown(format!("{code} {text}"))
                             }
-                            Some((code, text)) => Done::NotDone(format!("{code} {text}")),
+                            Some((code, text)) => Came::Refused(format!("{code} {text}")),
                         });
                     }
                     _ => {}

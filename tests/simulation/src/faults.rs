@@ -166,14 +166,14 @@ impl Faults {
                 self.slow.insert(name.clone());
                 let latency = Duration::from_millis((*ms).into());
                 each_link(world, name, |a, b| {
-                    sim.set_link_latency(a.ip, b.ip, latency)
+                    sim.set_link_latency(a.ip, b.ip, latency);
                 });
             }
             Fault::Fast(name) => {
                 self.slow.remove(name);
                 let latency = Duration::from_millis(1);
                 each_link(world, name, |a, b| {
-                    sim.set_link_latency(a.ip, b.ip, latency)
+                    sim.set_link_latency(a.ip, b.ip, latency);
                 });
             }
             Fault::Break(one, other) => {

@@ -187,13 +187,21 @@ impl Up {
     }
 }
 
+/// A link that is wanted, whether it stands or not.
+struct Linked {
+    upstream: MemberId,
+    /// What the next greeting carries.
+    promised: Arc<Mutex<Term>>,
+    _task: ScopedTask<()>,
+}
+
 /// Our link to an upstream.
 pub(crate) struct Down {
     runtime: Runtime,
     member: MemberId,
     peers: Arc<Peers>,
     database: Arc<Database>,
-    link: Mutex<Option<(MemberId, Arc<Mutex<Term>>, ScopedTask<()>)>>,
+    link: Mutex<Option<Linked>>,
 }
 
 impl Down {
@@ -215,10 +223,9 @@ impl Down {
     /// Takes this upstream's log under this promise; a link that is up stays.
     pub(crate) fn link(self: &Arc<Self>, upstream: &MemberId, term: Term) {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((now, promised, _)) = link.as_ref()
-            && now == upstream
-        {
-            *promised.lock().unwrap_or_else(PoisonError::into_inner) = term;
+        if let Some(linked) = link.as_ref().filter(|linked| linked.upstream == *upstream) {
+            let promised = linked.promised.lock();
+            *promised.unwrap_or_else(PoisonError::into_inner) = term;
             return;
         }
         let promised = Arc::new(Mutex::new(term));
@@ -231,7 +238,11 @@ impl Down {
             }
         };
         let task = self.runtime.tasks().spawn("link-down", task).scoped();
-        *link = Some((upstream.clone(), promised, task));
+        *link = Some(Linked {
+            upstream: upstream.clone(),
+            promised,
+            _task: task,
+        });
     }
 
     /// Cuts: nothing is received from here on.
