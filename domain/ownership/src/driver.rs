@@ -156,6 +156,8 @@ pub struct Driver {
     kept: BTreeSet<MemberId>,
     following: BTreeSet<MemberId>,
     mismatched: BTreeSet<MemberId>,
+    /// Cannot be reached, as far as was heard last.
+    away: BTreeSet<MemberId>,
     /// The old primary's last position, once it was demoted.
     last: Option<Position>,
     history: Vec<TermRow>,
@@ -172,6 +174,7 @@ impl Driver {
             kept: BTreeSet::new(),
             following: BTreeSet::new(),
             mismatched: BTreeSet::new(),
+            away: BTreeSet::new(),
             last: None,
             history: Vec::new(),
             weakened: Weakened::default(),
@@ -255,6 +258,7 @@ impl Driver {
         if answer.term() != self.order.term {
             return vec![];
         }
+        self.away.remove(&from);
         match answer {
             Answer::Demoted { end, history, .. } => self.demoted(&from, end.position, history),
             // It was asked to for its log's sake only.
@@ -315,16 +319,24 @@ impl Driver {
     /// Someone else joins the target's log, or cannot yet.
     fn other_follows(&mut self, from: MemberId, path: JoinPath) -> Vec<Output> {
         if path == JoinPath::Stream {
+            self.mismatched.remove(&from);
             self.following.insert(from);
             return vec![];
         }
-        self.mismatched.insert(from.clone());
-        let possible = self.order.members.len() - 1 - self.mismatched.len();
-        if self.step == Step::Opening && possible < usize::from(self.order.k) {
-            // The quorum cannot be had without it, so it is brought in line before P6.
-            return vec![call(&from, self.follow_me(true))];
+        self.mismatched.insert(from);
+        self.bring_in_line()
+    }
+
+    /// Where the opening transaction's quorum cannot be had without those whose logs do not fit,
+    /// they are brought in line before P6.
+    fn bring_in_line(&self) -> Vec<Output> {
+        let out: BTreeSet<&MemberId> = self.mismatched.union(&self.away).collect();
+        let possible = self.order.members.len() - 1 - out.len();
+        if self.step != Step::Opening || possible >= usize::from(self.order.k) {
+            return vec![];
         }
-        vec![]
+        let reached = self.mismatched.difference(&self.away);
+        reached.map(|id| call(id, self.follow_me(true))).collect()
     }
 
     fn replayed(&mut self) -> Vec<Output> {
@@ -550,12 +562,13 @@ impl Driver {
     /// The old primary cannot be reached: from here only the unplanned path is safe, and that
     /// asks for a term of its own.
     fn unreachable(&mut self, from: &MemberId) -> Vec<Output> {
+        self.away.insert(from.clone());
         let old = self.order.open.as_ref().map(|(_, primary)| primary);
         match self.step {
             Step::Demoting if old == Some(from) => {
                 self.give_up(format!("{from}, the old primary, cannot be reached"), None)
             }
-            _ => vec![],
+            _ => self.bring_in_line(),
         }
     }
 
@@ -603,20 +616,8 @@ impl Driver {
     /// The row that the opening transaction will write, as far as it is known before: enough for
     /// a follower to see whether its log goes beyond the fork.
     fn coming_row(&self, fork: Lsn) -> TermRow {
-        TermRow {
-            term: self.order.term,
-            timeline: u32::try_from(self.order.term.get()).unwrap_or(u32::MAX),
-            fork,
-            primary: self.order.target.clone(),
-            members: self
-                .order
-                .members
-                .iter()
-                .map(|member| member.id.clone())
-                .collect(),
-            k: self.order.k,
-            op: self.order.op.clone(),
-        }
+        let timeline = u32::try_from(self.order.term.get()).unwrap_or(u32::MAX);
+        self.order.term_row(timeline, fork)
     }
 }
 

@@ -282,6 +282,21 @@ pub struct DriveOrder {
     pub op: String,
 }
 
+impl DriveOrder {
+    /// The row of its opening transaction, on this timeline, forked there.
+    pub fn term_row(&self, timeline: u32, fork: Lsn) -> TermRow {
+        TermRow {
+            term: self.term,
+            timeline,
+            fork,
+            primary: self.target.clone(),
+            members: self.members.iter().map(|m| m.id.clone()).collect(),
+            k: self.k,
+            op: self.op.clone(),
+        }
+    }
+}
+
 /// Where a driver is; goes up to control.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]

@@ -38,18 +38,26 @@ impl World {
 
     fn take_input(&mut self, at: At, asker: Asker, input: Input) {
         self.tell(|| story::input(&input));
+        let promotion = match &input {
+            Input::Promote { term } => Some(*term),
+            _ => None,
+        };
+        let opens = matches!(input, Input::Open { .. });
         let node = self.at(at);
         node.asker = asker;
-        let outputs = node.member.step(input.clone());
-        let nothing = outputs.is_empty();
-        node.queue.extend(outputs);
-        match input {
+        let outputs = node.member.step(input);
+        if outputs.is_empty() {
             // A running primary that wins again has nothing to wait for.
-            Input::Promote { term } if nothing => node.promoting = Some((term, asker)),
+            if let Some(term) = promotion {
+                node.promoting = Some((term, asker));
+            }
             // It serves already.
-            Input::Open { .. } if nothing => self.report(at),
-            _ => {}
+            if opens {
+                self.report(at);
+            }
+            return;
         }
+        node.queue.extend(outputs);
     }
 
     fn perform(&mut self, at: At, output: Output) -> Result<(), Violation> {

@@ -479,8 +479,9 @@ impl World {
         if upstream.log.len() == node.log.len() {
             return Ok(false);
         }
-        let upstream = upstream.log.clone();
-        self.at(at).log.stream(&upstream, entries);
+        let mut log = std::mem::take(&mut self.at(at).log);
+        log.stream(&self.node(link.upstream).log, entries);
+        self.at(at).log = log;
         Ok(true)
     }
 
