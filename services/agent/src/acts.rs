@@ -325,19 +325,8 @@ impl Acts {
         self.runtime
             .tasks()
             .spawn("opening-transaction", async move {
-                let row = TermRow {
-                    term,
-                    timeline: 0,
-                    fork: Lsn(0),
-                    primary: order.target.clone(),
-                    members: order
-                        .members
-                        .iter()
-                        .map(|member| member.id.clone())
-                        .collect(),
-                    k: order.k,
-                    op: order.op.clone(),
-                };
+                // PostgreSQL says which timeline it is, and where it forked.
+                let row = order.term_row(0, Lsn(0));
                 let opened = async {
                     let session = database.session().await?;
                     let moves = order.grants.clone();

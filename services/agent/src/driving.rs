@@ -314,19 +314,8 @@ impl Driving {
         term: Term,
         grants: Vec<Grant>,
     ) -> Result<Input, String> {
-        let row = TermRow {
-            term,
-            timeline: 0,
-            fork: Lsn(0),
-            primary: order.target.clone(),
-            members: order
-                .members
-                .iter()
-                .map(|member| member.id.clone())
-                .collect(),
-            k: order.k,
-            op: order.op.clone(),
-        };
+        // PostgreSQL says which timeline it is, and where it forked.
+        let row = order.term_row(0, Lsn(0));
         self.in_place(term, grants, Some(row)).await?;
         let (_, history) = self
             .database
