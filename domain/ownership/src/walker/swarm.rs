@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use super::choice::{ALL, Choice};
 use super::control::{Change, REPLICAS, Scope};
 use super::log::SHARDS;
-use super::node::At;
+use super::node::{At, Postgres};
 use super::world::{Shape, Stepped, World};
 use crate::messages::OpKind;
 
@@ -166,8 +166,11 @@ impl Swarm {
     }
 
     fn below(&mut self, limit: usize) -> u8 {
+        if limit <= 1 {
+            return 0;
+        }
         #[expect(clippy::cast_possible_truncation, reason = "a handful of each")]
-        let drawn = self.rng.random_range(0..limit.max(1)) as u8;
+        let drawn = self.rng.random_range(0..limit) as u8;
         drawn
     }
 
@@ -205,8 +208,13 @@ impl Swarm {
 
     /// A choice that may turn out not to be possible.
     fn choice(&mut self, world: &World, kind: Kind, at: At) -> Option<Choice> {
-        let group = self.below(usize::from(world.groups));
-        let replica = self.below(usize::from(REPLICAS));
+        let (group, replica) = match kind {
+            Kind::Read | Kind::Order | Kind::Policy | Kind::Drive | Kind::Show => (
+                self.below(usize::from(world.groups)),
+                self.below(usize::from(REPLICAS)),
+            ),
+            _ => (0, 0),
+        };
         Some(match kind {
             Kind::Deliver | Kind::Repeat | Kind::Lose => {
                 let which = usize::from(self.below(world.messages.len()));
@@ -303,6 +311,9 @@ impl Swarm {
             for offset in 0..world.nodes.len() {
                 #[expect(clippy::cast_possible_truncation, reason = "a handful of members")]
                 let at = ((first + offset) % world.nodes.len()) as At;
+                if !due(world, kind, at) {
+                    continue;
+                }
                 let Some(choice) = self.choice(world, kind, at) else {
                     break;
                 };
@@ -313,5 +324,29 @@ impl Swarm {
             }
         }
         None
+    }
+}
+
+/// Whether it is worth while to draw the rest: most of what is drawn is not possible just now.
+fn due(world: &World, kind: Kind, at: At) -> bool {
+    let node = world.node(at);
+    match kind {
+        Kind::Work => !node.queue.is_empty() || !node.inbox.is_empty(),
+        Kind::Link => node.link.is_some_and(|link| !link.established),
+        Kind::Stream => node.link.is_some_and(|link| link.established),
+        Kind::Execute => !node.statements.is_empty(),
+        Kind::Commit => !node.waiting.is_empty(),
+        Kind::Write | Kind::Linger => node.port.is_some(),
+        Kind::Start => !node.alive,
+        Kind::Finish => {
+            node.promoting.is_some()
+                || node.rebuilding.is_some()
+                || node.replay_target.is_some()
+                || node.postgres == Postgres::Starting
+        }
+        Kind::RebuildFails => node.rebuilding.is_some(),
+        Kind::Lead => node.member.leading().is_some(),
+        Kind::Again | Kind::Unreachable => !node.asked.is_empty(),
+        _ => true,
     }
 }
