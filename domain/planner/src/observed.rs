@@ -19,6 +19,8 @@ pub struct Observed {
     pub records: BTreeMap<GroupId, GroupRecord>,
     /// What each member last said.
     pub members: BTreeMap<MemberId, MemberSeen>,
+    /// What goes round the owner's privilege on a member that leads: rule and object.
+    pub broken_privileges: BTreeMap<MemberId, String>,
     /// What each cell last said.
     pub cells: BTreeMap<CellId, CellSeen>,
     /// What automation has done lately.

@@ -99,6 +99,17 @@ pub enum Refusal {
         /// The limit.
         limit_ms: u64,
     },
+    /// The owner's privilege would not be all that guards the shards.
+    #[error(
+        "something goes round the owner's privilege on {member}: {what}; mend it (REVOKE, ALTER … \
+         OWNER TO, DROP), and plan again"
+    )]
+    BrokenPrivilege {
+        /// The primary.
+        member: MemberId,
+        /// Rule and object.
+        what: String,
+    },
     /// The cell that would adopt shards does not report.
     #[error("cell {0} does not report: it cannot adopt shards")]
     CellDown(CellId),

@@ -82,6 +82,7 @@ fn observed() -> Observed {
         limit: 1_000,
     });
     Observed {
+        broken_privileges: BTreeMap::new(),
         records: records.collect(),
         members: members.map(|member| (member.id.clone(), seen)).collect(),
         cells: topology
@@ -383,6 +384,15 @@ fn a_cell_far_from_its_data_is_told_what_that_costs() {
     half.cell = cell("hz-2");
     record.runs.push(half);
     insta::assert_snapshot!(shown(&switch(&observed, "hz-1", "sh-1").unwrap()));
+}
+
+#[test]
+fn no_op_begins_while_something_goes_round_the_owners_privilege() {
+    let mut observed = observed();
+    let what = "a grant to PUBLIC: s00003.account".to_owned();
+    observed.broken_privileges.insert(member("g1-1"), what);
+    let refused = switch(&observed, "hz-1", "sh-1").unwrap_err();
+    insta::assert_snapshot!(refused, @"something goes round the owner's privilege on g1-1: a grant to PUBLIC: s00003.account; mend it (REVOKE, ALTER … OWNER TO, DROP), and plan again");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::link::{Down, Purpose, Up, listen_up};
 use crate::peers::Peers;
 use crate::port::Port;
 use crate::view::{Seen, View};
-use crate::{calls, leading, tail};
+use crate::{calls, hindrances, leading, tail};
 
 /// Reports that wait for control; a lost control is told the last progress again.
 const OUTBOX_MAX: usize = 64;
@@ -161,6 +161,7 @@ fn to_control(
         lag,
         beats,
         port,
+        hindrances: hindrances::watch(runtime, &database, actor),
         database,
         driving,
         cascade,

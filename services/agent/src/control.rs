@@ -19,6 +19,7 @@ use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
 use crate::database::Database;
 use crate::driving::Driving;
+use crate::hindrances::Hindrances;
 use crate::leading::Cascade;
 use crate::orders;
 use crate::port::Port;
@@ -41,6 +42,7 @@ pub(crate) struct ToControl {
     pub(crate) actor: Handle,
     pub(crate) seen: watch::Receiver<Seen>,
     pub(crate) lag: watch::Receiver<u64>,
+    pub(crate) hindrances: watch::Receiver<Hindrances>,
     pub(crate) beats: Arc<Beats>,
     pub(crate) port: Arc<Port>,
     pub(crate) database: Arc<Database>,
@@ -154,6 +156,7 @@ impl ToControl {
 
     fn status(&self) -> ReportBody {
         let view = self.actor.view.borrow().clone();
+        let hindrances = self.hindrances.borrow().clone();
         ReportBody::Status(MemberStatus {
             promise: view.promise,
             role: view.role,
@@ -165,6 +168,8 @@ impl ToControl {
             heard: self.beats.heard(),
             exit: view.exit,
             replay_lag_bytes: *self.lag.borrow(),
+            oldest_transaction_ms: hindrances.oldest_transaction_ms,
+            broken_privilege: hindrances.broken_privilege,
         })
     }
 

@@ -14,6 +14,7 @@ mod control;
 mod database;
 mod driving;
 mod error;
+mod hindrances;
 mod leading;
 mod link;
 mod orders;

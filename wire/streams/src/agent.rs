@@ -216,6 +216,8 @@ mod tests {
                 status: "signal 9".into(),
             }),
             replay_lag_bytes: 7,
+            oldest_transaction_ms: 40,
+            broken_privilege: Some("a grant to PUBLIC: s00017.account".into()),
         }
     }
 

@@ -64,6 +64,10 @@ impl Draft<'_> {
         let (Some(old), Some(new)) = (seen(primary), seen(target)) else {
             return;
         };
+        if let Some(what) = self.observed.broken_privileges.get(primary) {
+            let (member, what) = (primary.clone(), what.clone());
+            self.refuse(Refusal::BrokenPrivilege { member, what });
+        }
         let (age_ms, limit_ms) = (old.oldest_transaction_ms, limits.oldest_transaction_ms_max);
         if age_ms > limit_ms {
             let member = primary.clone();

@@ -193,14 +193,20 @@ pub(crate) fn observed(control: &Control, guard: Guard, now_ms: u64) -> Observed
             usable: admitted && !out,
             position: seen.position(),
             replay_lag_bytes: seen.status.replay_lag_bytes,
-            oldest_transaction_ms: 0,
+            oldest_transaction_ms: seen.status.oldest_transaction_ms,
         };
         (id, view)
     };
+    let members = control.agents.members();
+    let broken = members.iter().filter_map(|(id, seen)| {
+        let what = seen.status.broken_privilege.clone()?;
+        Some((id.clone(), what))
+    });
     Observed {
+        broken_privileges: broken.collect(),
         topology: control.topology.as_ref().clone(),
         records: records.as_ref().clone(),
-        members: control.agents.members().into_iter().map(member).collect(),
+        members: members.into_iter().map(member).collect(),
         cells: cells_heard(control, now_ms)
             .into_iter()
             .map(|(cell, at_ms)| {

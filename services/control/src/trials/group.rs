@@ -210,6 +210,8 @@ impl Group {
                 .collect(),
             exit: None,
             replay_lag_bytes: 0,
+            oldest_transaction_ms: 0,
+            broken_privilege: None,
         }
     }
 }

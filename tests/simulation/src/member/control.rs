@@ -139,6 +139,8 @@ impl ToControl {
             heard: self.beats.heard(),
             exit: self.exit.borrow().clone(),
             replay_lag_bytes: 0,
+            oldest_transaction_ms: 0,
+            broken_privilege: None,
         })
     }
 

@@ -94,6 +94,10 @@ pub struct MemberStatus {
     pub exit: Option<PostgresExit>,
     /// Received and not yet replayed, as a standby.
     pub replay_lag_bytes: u64,
+    /// Age of the oldest transaction that writes, where it leads.
+    pub oldest_transaction_ms: u64,
+    /// What goes round the owner's privilege, where it leads: rule and object; none: nothing.
+    pub broken_privilege: Option<String>,
 }
 
 /// When a member last heard another one.
@@ -269,6 +273,8 @@ impl From<&MemberStatus> for wire::MemberStatus {
                 status: exit.status.clone(),
             }),
             replay_lag_bytes: status.replay_lag_bytes,
+            oldest_transaction_ms: status.oldest_transaction_ms,
+            broken_privilege: status.broken_privilege.clone().unwrap_or_default(),
         }
     }
 }
@@ -301,6 +307,8 @@ fn read_status(place: Place<'_>, status: wire::MemberStatus) -> Result<MemberSta
             status: exit.status,
         }),
         replay_lag_bytes: status.replay_lag_bytes,
+        oldest_transaction_ms: status.oldest_transaction_ms,
+        broken_privilege: text_or_none(status.broken_privilege),
     })
 }
 
