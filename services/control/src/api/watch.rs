@@ -16,6 +16,8 @@ use tokio::sync::watch::Receiver;
 
 use super::{Failed, order};
 use crate::app::Control;
+use crate::follow::All;
+use crate::reconcile::execution::Stored;
 
 /// A line at least this often, so that a watcher can tell silence from death.
 const BOOKMARK: Duration = Duration::from_secs(2);
@@ -27,6 +29,7 @@ struct Sent {
     /// Wake-ups only: what changed is found by looking.
     stored: Watch,
     marked: Receiver<u64>,
+    executed: Receiver<Arc<All<Stored>>>,
 }
 
 /// Lines of events, without end; the watch ends with the store's own, and a client begins anew.
@@ -36,23 +39,23 @@ pub(crate) async fn stream(control: Arc<Control>, kind: Kind) -> Result<Response
     let sent = Sent {
         stored: control.store.watch("/", revision).await?,
         marked: control.timeline.subscribe(),
+        executed: control.executions.subscribe(),
         control,
         kind,
         known: BTreeMap::new(),
     };
     let lines = stream::unfold((sent, true), |(mut sent, mut begun)| async move {
         loop {
-            if begun || woken(&mut sent).await? {
-                begun = false;
-                if let Some(lines) = news(&mut sent).await {
-                    let lines = Ok::<_, std::convert::Infallible>(Bytes::from(lines));
-                    return Some((lines, (sent, false)));
-                }
-            } else {
-                let mark = bookmark(&sent.control, sent.kind).await;
-                let lines = Ok::<_, std::convert::Infallible>(Bytes::from(mark));
-                return Some((lines, (sent, false)));
-            }
+            let changed = begun || woken(&mut sent).await?;
+            begun = false;
+            // Also where nothing woke us: a wake-up may come before what it is for can be seen.
+            let lines = match news(&mut sent).await {
+                Some(lines) => lines,
+                None if changed => continue,
+                None => bookmark(&sent.control, sent.kind).await,
+            };
+            let lines = Ok::<_, std::convert::Infallible>(Bytes::from(lines));
+            return Some((lines, (sent, false)));
         }
     });
     let body = Body::from_stream(lines);
@@ -66,6 +69,7 @@ async fn woken(sent: &mut Sent) -> Option<bool> {
         tokio::select! {
             stored = sent.stored.next() => stored?.ok().map(drop),
             marked = sent.marked.changed() => marked.ok(),
+            executed = sent.executed.changed() => executed.ok(),
         }
     };
     match tokio::time::timeout(BOOKMARK, changed).await {
