@@ -487,7 +487,11 @@ async fn a_proof_is_shown_kept_and_verified_without_a_server() {
     let path = "/apis/atoll.dev/v1/executions/run-7f3a/proof";
     let server = Server::default()
         .with(&format!("GET {path}"), 200, &text)
-        .with("GET /key", 200, json!({"algorithm": "Ed25519", "publicKey": key}));
+        .with(
+            "GET /key",
+            200,
+            json!({"algorithm": "Ed25519", "publicKey": key}),
+        );
     let ran = ask(&server, "atoll switch proof run-7f3a").await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.talk);
     insta::assert_snapshot!(ran.data, @r"
@@ -498,7 +502,9 @@ async fn a_proof_is_shown_kept_and_verified_without_a_server() {
     hold       g1 171 ms, converged in 28 ms
     signed     by 8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c
     ");
-    let kept = ask(&server, "atoll switch proof run-7f3a -o json").await.data;
+    let kept = ask(&server, "atoll switch proof run-7f3a -o json")
+        .await
+        .data;
     assert_eq!(kept, text.clone() + "\n");
 
     let runtime = Runtime::real(RealOptions::default());
@@ -511,8 +517,16 @@ async fn a_proof_is_shown_kept_and_verified_without_a_server() {
     std::fs::write(file.path(), kept.replace("\"holdMs\":171", "\"holdMs\":17")).unwrap();
     let ran = run(&runtime, &format!("atoll verify {path}")).await;
     assert_eq!((ran.exit, ran.data.as_str()), (Exit::Failed, ""));
-    assert!(ran.talk.starts_with("error[A0608] the proof does not hold"), "{}", ran.talk);
-    assert!(ran.talk.contains("section holds was changed"), "{}", ran.talk);
+    assert!(
+        ran.talk.starts_with("error[A0608] the proof does not hold"),
+        "{}",
+        ran.talk
+    );
+    assert!(
+        ran.talk.contains("section holds was changed"),
+        "{}",
+        ran.talk
+    );
 }
 
 #[tokio::test]
