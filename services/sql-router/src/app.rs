@@ -157,7 +157,7 @@ pub async fn serve_with(
         metrics,
         probed: Mutex::default(),
     });
-    shared.pools.follow(&first);
+    shared.pools.follow(&shared.cell, &first);
     let admin = serve_admin(&shared, &config, registry).await?;
 
     let openings = Openings::new(Arc::clone(&shared));
@@ -170,7 +170,7 @@ pub async fn serve_with(
                     continue;
                 };
                 // Before the gates: who is released finds the connections that were warmed.
-                shared.pools.follow(&table);
+                shared.pools.follow(&shared.cell, &table);
                 shared.gates.take(Arc::clone(&table));
                 openings.follow(&table);
             }

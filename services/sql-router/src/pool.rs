@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_routing::Table;
 use atoll_runtime::{Runtime, ScopedTask};
-use atoll_topology::{GroupId, MemberId, ShardId, Term};
+use atoll_topology::{CellId, GroupId, MemberId, ShardId, Term};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
@@ -87,8 +87,13 @@ impl Pools {
     }
 
     /// Closes the pools of primaryships that the table no longer names and opens connections for
-    /// those that are coming.
-    pub(crate) fn follow(self: &Arc<Self>, table: &Table) {
+    /// those that are coming, where our cell is to write there: a connection costs the new primary
+    /// a process at the very moment at which users wait for it.
+    pub(crate) fn follow(self: &Arc<Self>, cell: &CellId, table: &Table) {
+        let ours = |group: &GroupId| {
+            let mut shards = table.shards.iter();
+            shards.any(|shard| shard.cell == *cell && shard.group == *group)
+        };
         let mut named = BTreeMap::new();
         for (group, row) in &table.groups {
             for (which, place) in [(Which::Open, &row.open), (Which::Coming, &row.coming)] {
@@ -107,7 +112,7 @@ impl Pools {
                 .entry(place.clone())
                 .or_insert_with(|| self.pool(which));
             pool.which = which;
-            if which == Which::Coming && pool.warming.is_none() {
+            if which == Which::Coming && pool.warming.is_none() && ours(&place.group) {
                 pool.warming = Some(self.warm(place, address));
             }
         }

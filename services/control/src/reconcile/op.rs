@@ -28,6 +28,8 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 pub(crate) const CONVERGENCE: Duration = Duration::from_millis(3_000);
 /// How long a planned switch waits for the spare members to follow its target ahead of P2.
 const CASCADED: Duration = Duration::from_millis(500);
+/// How long whoever ends an op has to hear of it after everybody else.
+const OWN_END: Duration = Duration::from_millis(500);
 /// An op's time, from P1.
 pub(crate) const OP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be done, before everything is looked at again.
@@ -71,8 +73,14 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
         if let (Some(record), Some(op)) = (record, current) {
             let superseded = async {
                 loop {
-                    let same = |record: &GroupRecord| record.op.as_ref() == Some(&op);
-                    if !records.borrow_and_update().get(&group).is_some_and(same) {
+                    let groups = records.borrow_and_update().clone();
+                    let now = groups.get(&group);
+                    if now.is_none_or(|record| record.op.as_ref() != Some(&op)) {
+                        // Its own end is mostly seen here before whoever wrote it has heard of it,
+                        // and that one has more to say.
+                        if now.is_some_and(|record| record.op.is_none()) {
+                            tokio::time::sleep(OWN_END).await;
+                        }
                         return;
                     }
                     if records.changed().await.is_err() {
