@@ -51,6 +51,10 @@ pub(crate) enum Command {
         /// Round trip between outside and every region
         #[arg(long, value_name = "MS", default_value_t = OUTSIDE_ROUND_TRIP_MS)]
         outside_round_trip_ms: f64,
+        /// How long automation remembers a lost region, zone or group: within it, the loss of a
+        /// second one is left to a person [default: 600]
+        #[arg(long, value_name = "SECONDS")]
+        guard_window: Option<u64>,
     },
     /// End a world, and prove that nothing is left of it
     Down {
@@ -176,6 +180,7 @@ async fn carry_out(command: Command) -> Result<()> {
             store,
             etcd,
             outside_round_trip_ms,
+            guard_window,
         } => {
             let atoll = std::env::current_exe().context("this binary's own path is unknown")?;
             let canary = match (&canary, &app) {
@@ -199,7 +204,7 @@ async fn carry_out(command: Command) -> Result<()> {
                 canary,
                 store: store_of(store, etcd)?,
                 outside_round_trip_ms,
-                automatic_window_seconds: None,
+                automatic_window_seconds: guard_window,
             };
             up(&Up {
                 topology: file,

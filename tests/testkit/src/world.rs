@@ -39,7 +39,10 @@ impl World {
     pub fn up_on_etcd(name: &str) -> Result<Self> {
         let etcd = atoll_programs::etcd()?;
         let program = etcd.etcd.display().to_string();
-        Self::up_with(name, &["--store", "etcd", "--etcd", &program])
+        // One city after the other is lost there.
+        let window = ["--guard-window", "5"];
+        let store = ["--store", "etcd", "--etcd", &program];
+        Self::up_with(name, &[store.as_slice(), &window].concat())
     }
 
     fn up_with(name: &str, more: &[&str]) -> Result<Self> {

@@ -230,6 +230,10 @@ async fn event(
         let Some(status) = &execution.status else {
             continue;
         };
+        if execution.spec.automatic && status.phase == Phase::Aborted {
+            // Overtaken by another verdict; whether the world is whole was waited for.
+            continue;
+        }
         ensure!(
             matches!(status.phase, Phase::Succeeded | Phase::Running),
             "{} {:?}: {}",

@@ -392,7 +392,14 @@ async fn begin(
         Err(ChangeError::Refused(refusal)) => {
             stored.steps[at] = StepPhase::Pending;
             let message = format!("group {}: {refusal}", step.group);
-            finish(control, stored, expect, Phase::Failed, message).await
+            // A verdict that somebody else has acted upon meanwhile is no failure: what is still
+            // wrong leads to the next one.
+            let phase = if stored.plan.automatic {
+                Phase::Aborted
+            } else {
+                Phase::Failed
+            };
+            finish(control, stored, expect, phase, message).await
         }
         Err(error) => Err(error),
     }
