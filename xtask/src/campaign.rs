@@ -133,7 +133,7 @@ async fn play(stage: &mut Stage, wanted: &Wanted) -> Result<Findings> {
     }
     println!("the users stop, and the books are read");
     let run = stage.end_load().await?;
-    let rows = stage.ask().rows().await?;
+    let rows = stage.rows().await?;
     if !rows.equal {
         findings.anomaly("members of a data group hold different rows".to_owned());
     }

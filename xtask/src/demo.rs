@@ -10,7 +10,6 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use atoll_api::RowHashes;
 use atoll_runtime::{RealOptions, Runtime};
 use atoll_world::Store;
 
@@ -108,34 +107,12 @@ pub(crate) fn run(afterwards: Afterwards, build: Build, store: StoreKind) -> Res
     })
 }
 
-/// How often members that differ are compared again.
-const COMPARED_MAX: u32 = 20;
-
-/// Whether the members of each group hold the same rows. The gateways' canaries go on counting, so a
-/// group may differ by one of them; what really differs does so every time.
-async fn rows(stage: &Stage) -> Result<RowHashes> {
-    let mut rows = stage.ask().rows().await?;
-    for _ in 1..COMPARED_MAX {
-        if rows.equal {
-            break;
-        }
-        let again = stage.ask().rows().await?;
-        for (known, new) in rows.groups.iter_mut().zip(again.groups) {
-            if !known.equal && known.group == new.group {
-                *known = new;
-            }
-        }
-        rows.equal = rows.groups.iter().all(|group| group.equal);
-    }
-    Ok(rows)
-}
-
 async fn play(stage: &mut Stage, store: &Store) -> Result<ExitCode> {
     stage.begin_load().await?;
     let events = story::tell(stage).await?;
     println!("the users stop, and the books are read");
     let run = stage.end_load().await?;
-    let rows = rows(stage).await?;
+    let rows = stage.rows().await?;
     let executions = stage.ask().executions().await?;
     let seen = proof::Seen {
         events,

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use atoll_api::RowHashes;
 use atoll_runtime::Runtime;
 use atoll_world::{
     Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Role, Store, Up, worlds_of_this_user,
@@ -34,6 +35,9 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 const READ_LIMIT: Duration = Duration::from_secs(120);
 /// How often a fact is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often members that differ are compared again.
+const COMPARED_MAX: u32 = 20;
 
 /// What a world is brought up for.
 pub(crate) struct Setting {
@@ -212,6 +216,25 @@ impl Stage {
             .await
             .with_context(|| format!("the books are not read after {READ_LIMIT:?}"))??;
         Run::read(&self.report()).context("the load left no report")
+    }
+
+    /// Whether the members of each group hold the same rows. The gateways' canaries go on counting, so a
+    /// group may differ by one of them; what really differs does so every time.
+    pub(crate) async fn rows(&self) -> Result<RowHashes> {
+        let mut rows = self.ask().rows().await?;
+        for _ in 1..COMPARED_MAX {
+            if rows.equal {
+                break;
+            }
+            let again = self.ask().rows().await?;
+            for (known, new) in rows.groups.iter_mut().zip(again.groups) {
+                if !known.equal && known.group == new.group {
+                    *known = new;
+                }
+            }
+            rows.equal = rows.groups.iter().all(|group| group.equal);
+        }
+        Ok(rows)
     }
 
     /// Ends the world, and proves that nothing is left.
