@@ -28,8 +28,6 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 pub(crate) const CONVERGENCE: Duration = Duration::from_millis(3_000);
 /// How long a planned switch waits for the spare members to follow its target ahead of P2.
 const CASCADED: Duration = Duration::from_millis(500);
-/// How long whoever ends an op has to hear of it after everybody else.
-const OWN_END: Duration = Duration::from_millis(500);
 /// An op's time, from P1.
 pub(crate) const OP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be done, before everything is looked at again.
@@ -71,30 +69,25 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
         let record = records.borrow_and_update().get(&group).cloned();
         let current = record.as_ref().and_then(|record| record.op.clone());
         if let (Some(record), Some(op)) = (record, current) {
-            let superseded = async {
+            // What the record says once it is no longer this op's: mostly its own end, which is seen
+            // here before whoever wrote it has heard of it.
+            let left = async {
                 loop {
                     let groups = records.borrow_and_update().clone();
                     let now = groups.get(&group);
                     if now.is_none_or(|record| record.op.as_ref() != Some(&op)) {
-                        // Its own end is mostly seen here before whoever wrote it has heard of it,
-                        // and that one has more to say.
-                        if now.is_some_and(|record| record.op.is_none()) {
-                            tokio::time::sleep(OWN_END).await;
-                        }
-                        return;
+                        return now.cloned();
                     }
                     if records.changed().await.is_err() {
-                        return;
+                        return None;
                     }
                 }
             };
             let late = control.runtime.wall_clock().0 >= op.deadline_ms;
-            // The end of `carry` comes first: what it finished is published even though the record
-            // that it worked on is then another.
             let ended = tokio::select! {
                 biased;
                 ended = carry(&control, &record, &op), if !late => Some(ended),
-                () = superseded => None,
+                now = left => now.and_then(|record| own_end(&control, &op, record)).map(Ok),
                 // Whoever acts now goes through it again.
                 () = control.seat.until_idle() => None,
                 () = deadline(&control, &op) => Some(Err(Stopped::GaveUp {
@@ -126,6 +119,20 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
             return;
         }
     }
+}
+
+/// The end that this op came to, where no other one has its place.
+fn own_end(
+    control: &Control,
+    op: &Op,
+    record: GroupRecord,
+) -> Option<(GroupRecord, Option<TermRow>)> {
+    let ended = record.op.is_none() && record.ops == op.number;
+    let row = match control.agents.progress(&op.target, &op.id()) {
+        Some(Progress::Open { row }) => row,
+        _ => None,
+    };
+    ended.then_some((record, row))
 }
 
 /// Waits until the op is past its time.
