@@ -19,13 +19,14 @@ use crate::promise::{Promise, PromiseFile};
 use crate::view::View;
 
 /// Commands that may wait for the member.
-pub(crate) const COMMANDS_WAITING_MAX: usize = 128;
+pub const COMMANDS_WAITING_MAX: usize = 128;
 
 /// How a local order ends: done, or why not.
-pub(crate) type Done<T> = oneshot::Sender<Result<T, String>>;
+pub type Done<T> = oneshot::Sender<Result<T, String>>;
 
 /// What the actor is asked or told.
-pub(crate) enum Command {
+#[expect(missing_docs, reason = "each field is what its type says")]
+pub enum Command {
     /// A driver or a leader calls.
     Call {
         call: Call,
@@ -72,23 +73,29 @@ pub(crate) enum Command {
 }
 
 /// The row that was written, and all rows of the log.
-pub(crate) struct Opened {
-    pub(crate) row: TermRow,
-    pub(crate) history: Vec<TermRow>,
+pub struct Opened {
+    /// The row.
+    pub row: TermRow,
+    /// All of them, oldest first.
+    pub history: Vec<TermRow>,
 }
 
 /// Whether k standbys were heard under our term lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Confirmed {
+pub enum Confirmed {
+    /// They were.
     Lately,
+    /// They were not.
     Not,
 }
 
 /// A cheap way to the actor.
 #[derive(Clone)]
-pub(crate) struct Handle {
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) view: watch::Receiver<View>,
+pub struct Handle {
+    /// To the actor.
+    pub commands: mpsc::Sender<Command>,
+    /// From the actor, after each step.
+    pub view: watch::Receiver<View>,
 }
 
 impl Handle {

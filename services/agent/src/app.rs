@@ -8,25 +8,20 @@ use atoll_postgres::{
 use atoll_runtime::Runtime;
 use atoll_telemetry::{Admin, Metrics, admin};
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::time::sleep;
 
 use crate::actor::{Actor, COMMANDS_WAITING_MAX, Handle};
 use crate::acts::Acts;
-use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
-use crate::control::ToControl;
 use crate::database::Database;
-use crate::driving::Driving;
 use crate::error::Error;
-use crate::leading::Cascade;
 use crate::link::{Down, Purpose, Up, listen_up};
+use crate::local::Local;
 use crate::peers::Peers;
 use crate::port::Port;
-use crate::view::{Seen, View};
-use crate::{calls, hindrances, leading, tail};
-
-/// Reports that wait for control; a lost control is told the last progress again.
-const OUTBOX_MAX: usize = 64;
+use crate::postgres::Postgres;
+use crate::protocol::speak;
+use crate::view::View;
+use crate::{hindrances, tail};
 
 /// The hidden subcommand of our own binary.
 const EXEC: &str = "postgres-exec";
@@ -50,13 +45,12 @@ pub async fn serve(
         commands: commands.clone(),
         view,
     };
-    let (seen, lag) = observe(&runtime, &database);
 
     let listen = async |at| {
         let listened = runtime.listen(at).await;
         listened.map_err(|source| Error::Listen { at, source })
     };
-    let (sql, calls_port) = (listen(config.sql).await?, listen(config.calls).await?);
+    let (sql, calls) = (listen(config.sql).await?, listen(config.calls).await?);
     let replication = listen(config.replication).await?;
     let layout = database.options.layout.clone();
     let down = |path, purpose| {
@@ -82,13 +76,7 @@ pub async fn serve(
     };
     let heart = Actor::open(config.member.clone(), acts, view_out, Arc::new(template))?;
 
-    let beats = Beats::new(
-        config.group.clone(),
-        config.member.clone(),
-        actor.view.clone(),
-        seen.clone(),
-    );
-    let addresses = format!("sql={} calls={}", sql.local_addr(), calls_port.local_addr());
+    let addresses = format!("sql={} calls={}", sql.local_addr(), calls.local_addr());
     port.listen(sql);
     let (group, member) = (config.group.clone(), config.member.clone());
     listen_up(
@@ -100,74 +88,16 @@ pub async fn serve(
         peers.clone(),
         asked,
     );
-    let (group, member) = (config.group.clone(), config.member.clone());
-    calls::serve(
-        &runtime,
-        calls_port,
-        group,
-        member,
-        actor.clone(),
-        beats.clone(),
-    );
-    beats.dial(&runtime, &peers);
     tail::watch(&runtime, &actor, &database);
-    let cascade = Cascade::default();
-    leading::repeat_follow(&runtime, &config, &peers, &actor, &cascade);
-    leading::watch_isolation(&runtime, &actor, &beats, &port, usize::from(config.k));
-    to_control(
-        &runtime, &config, &actor, seen, lag, beats, port, database, peers, cascade,
-    );
+    let postgres: Arc<dyn Postgres> = Arc::new(Local {
+        hindrances: hindrances::watch(&runtime, &database, &actor),
+        database,
+        port,
+    });
+    speak(&runtime, &config, calls, &actor, &peers, &postgres);
     show(&runtime, &config, &actor).await?;
     ready(&addresses);
     heart.run(inbox, links).await
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the one place where all parts meet"
-)]
-fn to_control(
-    runtime: &Runtime,
-    config: &Config,
-    actor: &Handle,
-    seen: watch::Receiver<Seen>,
-    lag: watch::Receiver<u64>,
-    beats: Arc<Beats>,
-    port: Arc<Port>,
-    database: Arc<Database>,
-    peers: Arc<Peers>,
-    cascade: Cascade,
-) {
-    let (reports, outbox) = mpsc::channel(OUTBOX_MAX);
-    let driving = Arc::new(Driving {
-        runtime: runtime.clone(),
-        group: config.group.clone(),
-        member: config.member.clone(),
-        actor: actor.clone(),
-        peers,
-        database: database.clone(),
-        port: port.clone(),
-        reports: reports.clone(),
-        fail_after: config.fail_after,
-        now: std::sync::Mutex::new(None),
-    });
-    let to_control = Arc::new(ToControl {
-        runtime: runtime.clone(),
-        process: config.process.clone(),
-        group: config.group.clone(),
-        member: config.member.clone(),
-        actor: actor.clone(),
-        seen,
-        lag,
-        beats,
-        port,
-        hindrances: hindrances::watch(runtime, &database, actor),
-        database,
-        driving,
-        cascade,
-        reports,
-    });
-    to_control.run(config, outbox);
 }
 
 fn server_options(config: &Config) -> Result<ServerOptions, Error> {
@@ -199,34 +129,6 @@ async fn template(config: &Config, options: &ServerOptions) -> Result<Template, 
         format!("/var/tmp/atoll-{uid}/templates").into()
     });
     Ok(Template::ensure(&cache, &options.binaries, &options.launcher).await?)
-}
-
-/// Reads the log's end as often as it is told to others.
-fn observe(
-    runtime: &Runtime,
-    database: &Arc<Database>,
-) -> (watch::Receiver<Seen>, watch::Receiver<u64>) {
-    let (seen_out, seen) = watch::channel(None);
-    let (lag_out, lag) = watch::channel(0);
-    let (database, shutdown) = (database.clone(), runtime.shutdown());
-    let work = async move {
-        loop {
-            let read = database.end().await.ok();
-            seen_out.send_replace(read.as_ref().map(|(_, end)| *end));
-            if let Some((log, _)) = read {
-                let received = log.received.map_or(0, |received| received.0);
-                lag_out.send_replace(received.saturating_sub(log.end.0));
-            }
-            sleep(BEAT_INTERVAL).await;
-        }
-    };
-    runtime.tasks().spawn("observe-log", async move {
-        tokio::select! {
-            () = work => {}
-            () = shutdown.requested() => {}
-        }
-    });
-    (seen, lag)
 }
 
 /// Health and metrics.

@@ -17,13 +17,14 @@ use tonic::{Status, Streaming};
 use tracing::debug;
 
 use crate::peers::Peers;
-use crate::view::{Seen, View};
+use crate::protocol::Seen;
+use crate::view::View;
 
 /// Every member beats this often.
 pub(crate) const BEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A primary that has not heard k standbys under its own term for so long serves nobody.
-pub(crate) const ISOLATION_LIMIT: Duration = Duration::from_secs(2);
+pub const ISOLATION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Numbers that we remember having sent: twice the isolation limit.
 const NUMBERS_KEPT: usize = 20;
@@ -148,7 +149,7 @@ impl Beats {
                     member: self.member.clone(),
                     promise: view.promise,
                     role: view.role,
-                    position: *self.seen.borrow(),
+                    position: self.seen.borrow().end,
                     number,
                     heard,
                 }

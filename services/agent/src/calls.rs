@@ -1,6 +1,5 @@
 //! Calls between members, both ends.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -74,8 +73,7 @@ pub(crate) fn serve(
     member: MemberId,
     actor: Handle,
     beats: Arc<Beats>,
-) -> SocketAddr {
-    let at = listener.local_addr();
+) {
     let (runtime_here, shutdown) = (runtime.clone(), runtime.shutdown());
     let service = Served {
         runtime: runtime_here,
@@ -98,7 +96,6 @@ pub(crate) fn serve(
             () = shutdown.requested() => {}
         }
     });
-    at
 }
 
 struct Served {

@@ -17,13 +17,10 @@ use tracing::{debug, info, warn};
 use crate::actor::{Command, Handle};
 use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
-use crate::database::Database;
 use crate::driving::Driving;
-use crate::hindrances::Hindrances;
 use crate::leading::Cascade;
-use crate::orders;
-use crate::port::Port;
-use crate::view::Seen;
+use crate::postgres::Postgres;
+use crate::protocol::Seen;
 
 /// Before a replica that was lost is dialed again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -41,11 +38,8 @@ pub(crate) struct ToControl {
     pub(crate) member: MemberId,
     pub(crate) actor: Handle,
     pub(crate) seen: watch::Receiver<Seen>,
-    pub(crate) lag: watch::Receiver<u64>,
-    pub(crate) hindrances: watch::Receiver<Hindrances>,
     pub(crate) beats: Arc<Beats>,
-    pub(crate) port: Arc<Port>,
-    pub(crate) database: Arc<Database>,
+    pub(crate) postgres: Arc<dyn Postgres>,
     pub(crate) driving: Arc<Driving>,
     pub(crate) cascade: Cascade,
     /// Into the channel that `run` empties.
@@ -156,18 +150,18 @@ impl ToControl {
 
     fn status(&self) -> ReportBody {
         let view = self.actor.view.borrow().clone();
-        let hindrances = self.hindrances.borrow().clone();
+        let (seen, hindrances) = (*self.seen.borrow(), self.postgres.hindrances());
         ReportBody::Status(MemberStatus {
             promise: view.promise,
             role: view.role,
             volume: view.volume,
-            position: *self.seen.borrow(),
+            position: seen.end,
             led: view.led,
-            open: self.port.open_term(),
+            open: self.postgres.open_term(),
             upstream: view.upstream,
             heard: self.beats.heard(),
             exit: view.exit,
-            replay_lag_bytes: *self.lag.borrow(),
+            replay_lag_bytes: seen.replay_lag_bytes,
             oldest_transaction_ms: hindrances.oldest_transaction_ms,
             broken_privilege: hindrances.broken_privilege,
         })
@@ -201,9 +195,9 @@ impl ToControl {
                 }
             }
             Order::ApplySchema { id, sql, shards } => {
-                let (database, reports) = (self.database.clone(), self.reports.clone());
+                let (postgres, reports) = (self.postgres.clone(), self.reports.clone());
                 self.runtime.tasks().spawn("apply-schema", async move {
-                    let applied = orders::apply(&database, id, sql, shards).await;
+                    let applied = postgres.apply_schema(id, sql, shards).await;
                     // Lost with the stream: control orders it again.
                     drop(reports.send(ReportBody::SchemaApplied(applied)).await);
                 });
@@ -213,9 +207,9 @@ impl ToControl {
                 shards,
                 at_least,
             } => {
-                let (database, reports) = (self.database.clone(), self.reports.clone());
+                let (postgres, reports) = (self.postgres.clone(), self.reports.clone());
                 self.runtime.tasks().spawn("hash-rows", async move {
-                    let hashed = orders::hash(&database, id, shards, at_least).await;
+                    let hashed = postgres.hash_rows(id, shards, at_least).await;
                     drop(reports.send(ReportBody::RowsHashed(hashed)).await);
                 });
             }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_ownership::driver::{Driver, Input, Output};
 use atoll_ownership::{Answer, Call, DriveOrder, Grant, Progress, Refused, TermRow};
-use atoll_postgres::{InPlace, Moved, change_owner};
 use atoll_runtime::{Runtime, ScopedTask};
 use atoll_streams::agent::ReportBody;
 use atoll_topology::{GroupId, Lsn, MemberId, Term};
@@ -17,16 +16,11 @@ use crate::actor::{Command, Handle};
 use crate::acts::die;
 use crate::calls::call_member;
 use crate::config::FailPoint;
-use crate::database::Database;
-use crate::orders::in_full;
 use crate::peers::Peers;
-use crate::port::Port;
+use crate::postgres::Postgres;
 
 /// A member that cannot be reached, or is not ready, is called again after this.
 const CALL_AGAIN: Duration = Duration::from_millis(50);
-
-/// PostgreSQL does not announce what it has replayed.
-const REPLAY_POLL: Duration = Duration::from_millis(1);
 
 /// From a member's answer to its published view: the rest of one step.
 const PUBLISHED_LIMIT: Duration = Duration::from_secs(1);
@@ -41,8 +35,7 @@ pub(crate) struct Driving {
     pub(crate) member: MemberId,
     pub(crate) actor: Handle,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) database: Arc<Database>,
-    pub(crate) port: Arc<Port>,
+    pub(crate) postgres: Arc<dyn Postgres>,
     pub(crate) reports: mpsc::Sender<ReportBody>,
     pub(crate) fail_after: Option<FailPoint>,
     pub(crate) now: Mutex<Option<Run>>,
@@ -229,7 +222,9 @@ impl Driving {
 
     async fn act(&self, order: &DriveOrder, output: Output) -> Input {
         let result = match output {
-            Output::AwaitReplayed(lsn) => self.replayed(lsn).await.map(|()| Input::Replayed),
+            Output::AwaitReplayed(lsn) => {
+                self.postgres.replayed(lsn).await.map(|()| Input::Replayed)
+            }
             Output::Promote { term } => {
                 let done = self
                     .actor
@@ -247,7 +242,7 @@ impl Driving {
             }
             Output::ChangeOwners { term, grants } => {
                 let changed = self.in_place(term, grants, None).await;
-                changed.map(|()| Input::Acknowledged { row: None })
+                changed.map(|row| Input::Acknowledged { row })
             }
             Output::KeepOpen { term, grants } => self.keep_open(order, term, grants).await,
             // Performed by `run`.
@@ -258,22 +253,12 @@ impl Driving {
         result.unwrap_or_else(|reason| Input::Denied { reason })
     }
 
-    async fn replayed(&self, lsn: Lsn) -> Result<(), String> {
-        loop {
-            let log = self.database.log().await.map_err(|error| in_full(&error))?;
-            if log.end >= lsn {
-                return Ok(());
-            }
-            sleep(REPLAY_POLL).await;
-        }
-    }
-
     async fn in_place(
         &self,
         term: Term,
         grants: Vec<Grant>,
         row: Option<TermRow>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<TermRow>, String> {
         // Our own promise is answered a moment before it is published.
         let mut views = self.actor.view.clone();
         let published = views.wait_for(|view| !term.supersedes(view.promise));
@@ -289,23 +274,7 @@ impl Driving {
         if !open || view.promise != term {
             return Err(Refused::NotReady.to_string());
         }
-        // A newer promise cuts this session, and with it the change.
-        let session = self
-            .database
-            .session()
-            .await
-            .map_err(|error| in_full(&error))?;
-        let change = InPlace { moves: grants, row };
-        let layout = &self.database.options.layout;
-        let changed = change_owner(&session, layout, &change, |idle| {
-            let backends: Vec<i32> = idle.iter().map(|session| session.pid).collect();
-            self.port.cut_clients_of(&backends);
-        });
-        match changed.await {
-            Ok(Moved::Done) => Ok(()),
-            Ok(Moved::Busy) => Err("the shards' tables stayed in use".into()),
-            Err(error) => Err(in_full(&error.into())),
-        }
+        self.postgres.change_owners(grants, row).await
     }
 
     async fn keep_open(
@@ -316,17 +285,10 @@ impl Driving {
     ) -> Result<Input, String> {
         // PostgreSQL says which timeline it is, and where it forked.
         let row = order.term_row(0, Lsn(0));
-        self.in_place(term, grants, Some(row)).await?;
-        let (_, history) = self
-            .database
-            .line()
-            .await
-            .map_err(|error| in_full(&error))?;
+        let row = self.in_place(term, grants, Some(row)).await?;
         let kept = self.actor.send(Command::KeptOpen { term }).await;
         kept.map_err(|error| error.to_string())?;
-        Ok(Input::Acknowledged {
-            row: history.last().cloned(),
-        })
+        Ok(Input::Acknowledged { row })
     }
 }
 

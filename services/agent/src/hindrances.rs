@@ -28,10 +28,11 @@ const OLDEST: &str = "SELECT coalesce(max((extract(epoch FROM clock_timestamp() 
 
 /// What was found last; nothing where this member does not lead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Hindrances {
-    pub(crate) oldest_transaction_ms: u64,
+pub struct Hindrances {
+    /// How long the oldest writing transaction has been open.
+    pub oldest_transaction_ms: u64,
     /// Rule and object; none: nothing goes round the owner's privilege.
-    pub(crate) broken_privilege: Option<String>,
+    pub broken_privilege: Option<String>,
 }
 
 /// Looks until shutdown.

@@ -16,7 +16,7 @@ use crate::beats::{Beats, ISOLATION_LIMIT};
 use crate::calls::call_member;
 use crate::config::Config;
 use crate::peers::Peers;
-use crate::port::Port;
+use crate::postgres::Postgres;
 
 /// A member that has not followed yet is asked again after this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
@@ -129,10 +129,10 @@ pub(crate) fn watch_isolation(
     runtime: &Runtime,
     actor: &Handle,
     beats: &Arc<Beats>,
-    port: &Arc<Port>,
+    postgres: &Arc<dyn Postgres>,
     k: usize,
 ) {
-    let (actor, beats, port) = (actor.clone(), beats.clone(), port.clone());
+    let (actor, beats, postgres) = (actor.clone(), beats.clone(), postgres.clone());
     let shutdown = runtime.shutdown();
     let work = async move {
         let mut opened: Option<(Term, Instant)> = None;
@@ -161,7 +161,7 @@ pub(crate) fn watch_isolation(
                 continue;
             };
             let valid_until = latest + ISOLATION_LIMIT;
-            port.valid_until(valid_until);
+            postgres.valid_until(valid_until);
             let told = match role {
                 MemberRole::Serving if now >= valid_until => Confirmed::Not,
                 MemberRole::Isolated if now < valid_until => Confirmed::Lately,

@@ -1,7 +1,9 @@
 //! The agent of one member of a data group: parent of its PostgreSQL, its only client port, both
 //! ends of its replication links, keeper of its promise, and driver of its group's ops.
 //!
-//! What is decided, is decided by `atoll_ownership`'s state machines; this crate carries it out.
+//! What is decided, is decided by `atoll_ownership`'s state machines; this crate carries it out. It
+//! has two halves: what speaks the protocol ([`simulation::speak`]), and what it stands on, which is
+//! this machine (`actor`, `acts`, `database`, `port`, `link`).
 #![warn(missing_docs)]
 
 mod actor;
@@ -17,10 +19,13 @@ mod error;
 mod hindrances;
 mod leading;
 mod link;
+mod local;
 mod orders;
 mod peers;
 mod port;
+mod postgres;
 mod promise;
+mod protocol;
 mod rejoin;
 mod tail;
 mod view;
@@ -29,6 +34,19 @@ mod view;
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use crate::promise::fuzz as promise_slot;
+}
+
+/// What a simulation takes of an agent: all that speaks the protocol. It brings what that stands
+/// on: an actor behind a [`simulation::Handle`], and a [`simulation::Postgres`].
+pub mod simulation {
+    pub use crate::actor::{COMMANDS_WAITING_MAX, Command, Confirmed, Done, Handle, Opened};
+    pub use crate::beats::ISOLATION_LIMIT;
+    pub use crate::hindrances::Hindrances;
+    pub use crate::peers::Peers;
+    pub use crate::postgres::{Postgres, Reading};
+    pub use crate::protocol::speak;
+    pub use crate::view::View;
+    pub use atoll_postgres::Exit;
 }
 
 pub use app::serve;

@@ -11,13 +11,14 @@ use tonic::transport::Channel;
 use crate::config::{Config, Peer};
 
 /// The other members.
-pub(crate) struct Peers {
+pub struct Peers {
     peers: BTreeMap<MemberId, (Peer, MemberClient<Channel>)>,
     promised: watch::Sender<BTreeMap<MemberId, Term>>,
 }
 
 impl Peers {
-    pub(crate) fn new(runtime: &Runtime, config: &Config) -> Self {
+    /// With a channel to each, which dials when it is used.
+    pub fn new(runtime: &Runtime, config: &Config) -> Self {
         let others = config
             .members
             .iter()

@@ -1,32 +1,36 @@
 //! What the rest of the agent sees of its member, published after each step.
 
+use atoll_ownership::TermRow;
 use atoll_ownership::member::{Durable, Mark, Member, Role};
-use atoll_ownership::{LogEnd, TermRow};
 use atoll_streams::agent::{MemberRole, PostgresExit};
 use atoll_topology::{MemberId, Term};
 
 /// A snapshot of the member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct View {
+pub struct View {
     /// Nonce of its volume; none before it is admitted.
-    pub(crate) volume: Option<String>,
-    pub(crate) promise: Term,
-    pub(crate) upstream: Option<MemberId>,
-    pub(crate) role: MemberRole,
+    pub volume: Option<String>,
+    /// Its promise.
+    pub promise: Term,
+    /// Whose log it takes.
+    pub upstream: Option<MemberId>,
+    /// What it is.
+    pub role: MemberRole,
     /// The term that it was promoted for.
-    pub(crate) led: Option<Term>,
+    pub led: Option<Term>,
     /// The term whose clients it serves.
-    pub(crate) serving: Option<Term>,
+    pub serving: Option<Term>,
     /// The term that it leads, its opening transaction acknowledged.
-    pub(crate) leading: Option<Term>,
+    pub leading: Option<Term>,
     /// Its term rows, once it leads.
-    pub(crate) history: Vec<TermRow>,
-    pub(crate) exit: Option<PostgresExit>,
+    pub history: Vec<TermRow>,
+    /// How its PostgreSQL ended last.
+    pub exit: Option<PostgresExit>,
 }
 
 impl View {
     /// Before the member is admitted.
-    pub(crate) fn unborn() -> Self {
+    pub fn unborn() -> Self {
         Self {
             volume: None,
             promise: Term::ZERO,
@@ -41,7 +45,7 @@ impl View {
     }
 
     /// After a step.
-    pub(crate) fn of(member: &Member, volume: &str) -> Self {
+    pub fn of(member: &Member, volume: &str) -> Self {
         let Durable {
             promise,
             upstream,
@@ -68,6 +72,3 @@ impl View {
         }
     }
 }
-
-/// The end of the log, as last read; none while PostgreSQL does not answer.
-pub(crate) type Seen = Option<LogEnd>;
