@@ -24,6 +24,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) links_file: Option<PathBuf>,
     /// Added to the machine's clock.
     pub(crate) clock_offset_ms: i64,
+    /// Holds what is added besides; read again whenever it changes.
+    pub(crate) clock_file: Option<PathBuf>,
 }
 
 impl From<RuntimeSettings> for RealOptions {
@@ -32,6 +34,7 @@ impl From<RuntimeSettings> for RealOptions {
             source: settings.source,
             links_file: settings.links_file,
             clock_offset_ms: settings.clock_offset_ms,
+            clock_file: settings.clock_file,
         }
     }
 }

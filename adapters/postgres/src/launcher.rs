@@ -22,6 +22,10 @@ use crate::{Account, Error};
 /// Starts that may wait for the thread at once.
 const STARTS_WAITING_MAX: usize = 64;
 
+/// Of our own environment, what PostgreSQL gets: what a test puts under a member to slow its disk
+/// down must be under the programs that write.
+const PASSED_ON: [&str; 2] = ["LD_PRELOAD", "ATOLL_SLOW_DISK"];
+
 type Start = (Command, oneshot::Sender<io::Result<Child>>);
 
 /// How to start PostgreSQL's programs: through which re-exec, as whom.
@@ -148,7 +152,12 @@ impl Launcher {
         process
             .env("PATH", "/usr/bin:/bin")
             .env("LC_ALL", "C")
-            .env("TZ", "UTC");
+            .env("TZ", "UTC")
+            .envs(
+                PASSED_ON
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            );
         process.stdin(stdin).stdout(output).stderr(copy);
         let failed = |why: String| Error::Program {
             program: name.clone(),

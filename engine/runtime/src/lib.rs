@@ -10,6 +10,7 @@ mod grpc;
 mod linked;
 mod links;
 mod net;
+mod polled;
 mod runtime;
 mod shutdown;
 #[cfg(feature = "simulation")]

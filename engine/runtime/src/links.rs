@@ -5,21 +5,17 @@
 //! to no world and has no links.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::warn;
 
-/// How often the file is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+use crate::polled::{Follower, follow};
 
 /// What bytes meet on their way from one region to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,8 +144,8 @@ pub struct Links(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     table: watch::Sender<Arc<Table>>,
-    /// Ends the thread that polls the file, when the last handle is dropped.
-    _poller: Option<mpsc::SyncSender<()>>,
+    /// Follows the file until the last handle is dropped.
+    _follower: Option<Follower>,
 }
 
 impl Links {
@@ -157,35 +153,21 @@ impl Links {
     pub fn none() -> Self {
         Self(Arc::new(Shared {
             table: watch::Sender::new(Arc::default()),
-            _poller: None,
+            _follower: None,
         }))
     }
 
     /// The links of a file, which may come to exist later and is read again when it changes.
     pub fn of_file(path: &Path) -> Self {
         let table = watch::Sender::new(Arc::default());
-        let mut file = Polled {
-            path: path.to_owned(),
-            seen: Seen::Never,
-        };
+        let (sender, file) = (table.clone(), path.to_owned());
         // The first connection of the process must already meet the links.
-        file.poll(&table);
-        let (keep, ended) = mpsc::sync_channel::<()>(0);
-        let sender = table.clone();
-        // A thread, because the services run several async runtimes and this belongs to none.
-        let thread = std::thread::Builder::new()
-            .name("links".to_owned())
-            .spawn(move || {
-                while ended.recv_timeout(POLL_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    file.poll(&sender);
-                }
-            });
-        if let Err(error) = thread {
-            warn!(%error, "links are read once only: no thread to poll them");
-        }
+        let follower = follow("links", path, move |content| {
+            update(&sender, &file, content)
+        });
         Self(Arc::new(Shared {
             table,
-            _poller: Some(keep),
+            _follower: Some(follower),
         }))
     }
 
@@ -251,62 +233,35 @@ impl Watching {
     }
 }
 
-/// A file and what was last seen of it.
-struct Polled {
-    path: PathBuf,
-    seen: Seen,
-}
-
-/// What the last look at the file found.
-#[derive(PartialEq)]
-enum Seen {
-    Never,
-    Missing,
-    File(Stamp),
-}
-
-/// Device, inode, size, and change time: a rename or a write changes one of them.
-type Stamp = (u64, u64, u64, i64, i64);
-
-impl Polled {
-    fn poll(&mut self, table: &watch::Sender<Arc<Table>>) {
-        let found = fs::metadata(&self.path).map_or(Seen::Missing, |meta| {
-            let change = (meta.ctime(), meta.ctime_nsec());
-            Seen::File((meta.dev(), meta.ino(), meta.size(), change.0, change.1))
-        });
-        if self.seen == found {
-            return;
+/// Takes over what the file holds now.
+fn update(table: &watch::Sender<Arc<Table>>, path: &Path, content: Option<io::Result<Vec<u8>>>) {
+    let read = content.map_or_else(|| Ok(Table::default()), read);
+    match read {
+        Ok(new) => {
+            table.send_if_modified(|old| {
+                let changed = **old != new;
+                if changed {
+                    *old = Arc::new(new);
+                }
+                changed
+            });
         }
-        let read = match found {
-            Seen::File(_) => read(&self.path),
-            Seen::Never | Seen::Missing => Ok(Table::default()),
-        };
-        self.seen = found;
-        match read {
-            Ok(new) => {
-                table.send_if_modified(|old| {
-                    let changed = **old != new;
-                    if changed {
-                        *old = Arc::new(new);
-                    }
-                    changed
-                });
-            }
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(path = %self.path.display(), %error, cause, "links stay as they were");
-            }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            warn!(path = %path.display(), %error, cause, "links stay as they were");
         }
     }
 }
 
-fn read(path: &Path) -> Result<Table, LinksError> {
-    let text = fs::read(path).map_err(LinksError::Read)?;
+fn read(content: io::Result<Vec<u8>>) -> Result<Table, LinksError> {
+    let text = content.map_err(LinksError::Read)?;
     Table::of(&serde_json::from_slice(&text).map_err(LinksError::Parse)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn file(cut: bool) -> LinksFile {

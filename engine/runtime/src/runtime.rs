@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::net::UnixStream;
 
+use crate::clock::Clock;
 use crate::links::{Links, crossing};
 use crate::net::{Listener, Sharing, Stream, socket_for};
-use crate::{Shutdown, Tasks, UnixMillis, clock};
+use crate::{Shutdown, Tasks, UnixMillis};
 
 /// What a process tells its runtime at the start. The default: no own address, no links.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,8 @@ pub struct RealOptions {
     pub links_file: Option<PathBuf>,
     /// Added to the wall clock; for tests of clock faults.
     pub clock_offset_ms: i64,
+    /// Holds what is added besides, in milliseconds; it may change, come and go at any time.
+    pub clock_file: Option<PathBuf>,
 }
 
 /// Sockets, clock, tasks and shutdown of one process. Cheap to clone.
@@ -36,7 +39,7 @@ struct Parts {
 enum Network {
     Real {
         source: Option<IpAddr>,
-        clock_offset_ms: i64,
+        clock: Clock,
     },
     #[cfg(feature = "simulation")]
     Simulated(crate::SimulatedOptions),
@@ -58,7 +61,7 @@ impl Runtime {
             .map_or_else(Links::none, Links::of_file);
         let network = Network::Real {
             source: options.source,
-            clock_offset_ms: options.clock_offset_ms,
+            clock: Clock::new(options.clock_offset_ms, options.clock_file.as_deref()),
         };
         Self::of(network, links)
     }
@@ -193,9 +196,7 @@ impl Runtime {
     /// The time of day. For people and records; durations use `tokio::time`.
     pub fn wall_clock(&self) -> UnixMillis {
         match &self.0.network {
-            Network::Real {
-                clock_offset_ms, ..
-            } => clock::real(*clock_offset_ms),
+            Network::Real { clock, .. } => clock.now(),
             #[cfg(feature = "simulation")]
             Network::Simulated(options) => options.wall_clock(),
         }
