@@ -25,7 +25,10 @@ fuzz_target!(|data: (u8, &[u8])| {
     let (cut, data) = data;
     let at = usize::from(cut).min(data.len());
     for from in [Peer::Frontend, Peer::Backend] {
-        assert_eq!(frames(&[data], from), frames(&[&data[..at], &data[at..]], from));
+        assert_eq!(
+            frames(&[data], from),
+            frames(&[&data[..at], &data[at..]], from)
+        );
     }
     let body = Bytes::copy_from_slice(data);
     // None of them may do anything but answer.

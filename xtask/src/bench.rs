@@ -15,26 +15,28 @@ pub(crate) enum Bench {
     #[command(
         after_help = "Each round: a cell moves to another city and back, a primary's \
         PostgreSQL is killed with -9 and joins again, a city is frozen and killed, comes back, and \
-        everything goes home; about 80 s. Prints percentiles over the rounds and where the time \
-        of a switch goes; raw lines go to docs/bench/switch.jsonl. Nothing else should run \
-        meanwhile.\n\nExamples:\n  cargo xtask bench switch\n  \
-        cargo xtask bench switch --rounds 10 --rtt 10"
+        everything goes home; about 80 s. A planned switch alone, there and back, takes about 35 s. \
+        Prints percentiles and where the time goes, step by step; raw lines are added to \
+        docs/bench/switch.jsonl after each distance. Nothing else should run meanwhile.\n\n\
+        Examples:\n  cargo xtask bench switch\n  cargo xtask bench switch --rounds 10 --rtt 10\n  \
+        cargo xtask bench switch --rounds 0 --planned 20 --rtt 0,10,30"
     )]
     Switch {
         /// Rounds at each distance
-        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=1000))]
         rounds: u32,
         /// Round trips between the cities, in milliseconds
         #[arg(
             long,
             value_name = "MS,…",
             value_delimiter = ',',
-            default_value = "0,10,30"
+            default_value = "0,10,30",
+            value_parser = clap::value_parser!(u32).range(..=10_000)
         )]
         rtt: Vec<u32>,
-        /// Planned switches only
-        #[arg(long)]
-        planned: bool,
+        /// Planned switches, there and back, before the rounds
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+        planned: u32,
         /// Use the binaries of the last build, whatever has changed since
         #[arg(long)]
         no_build: bool,

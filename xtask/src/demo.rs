@@ -15,7 +15,7 @@ use atoll_world::Store;
 
 use crate::binaries;
 use crate::cargo::target;
-use crate::stage::{Setting, Stage};
+use crate::stage::{Setting, Stage, StoreKind};
 
 /// What becomes of the world at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,27 +33,6 @@ pub(crate) enum Build {
     Fresh,
     /// Those of the last build.
     Last,
-}
-
-/// Where control keeps its records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum StoreKind {
-    /// One replica of control outside the cities, with a file
-    Redb,
-    /// A replica of control and a node of etcd in each city
-    Etcd,
-}
-
-impl StoreKind {
-    /// The store, with its program.
-    pub(crate) fn found(self) -> Result<Store> {
-        if self == Self::Redb {
-            return Ok(Store::Redb);
-        }
-        let etcd = atoll_programs::etcd()?;
-        println!("  etcd {} in {}", etcd.version, etcd.etcd.display());
-        Ok(Store::Etcd { program: etcd.etcd })
-    }
 }
 
 pub(crate) fn run(afterwards: Afterwards, build: Build, store: StoreKind) -> Result<ExitCode> {

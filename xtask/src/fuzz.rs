@@ -4,12 +4,12 @@
 //! toolchain: the instrumentation is a pass of LLVM, and libFuzzer comes with its crate.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, root, run, target};
+use crate::cargo::{cargo, output, root, run, target};
 use crate::count::Count;
 
 /// Coverage for libFuzzer, and checks that a release build leaves out.
@@ -64,17 +64,25 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn build() -> Result<std::path::PathBuf> {
-    let triple = "x86_64-unknown-linux-gnu";
+fn build() -> Result<PathBuf> {
+    let triple = host()?;
     let into = target().join("fuzz");
     let mut command = cargo(&["build", "--quiet", "--manifest-path", "fuzz/Cargo.toml"]);
     // With a target named, build scripts and macros are built without instrumentation.
     command
-        .args(["--target", triple, "--target-dir"])
+        .args(["--target", &triple, "--target-dir"])
         .arg(&into)
         .env("RUSTFLAGS", FLAGS);
     run(&mut command)?;
     Ok(into.join(triple).join("debug"))
+}
+
+/// What this toolchain builds for when it is not told.
+fn host() -> Result<String> {
+    let program = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let told = output(Command::new(program).arg("-vV").current_dir(root()))?;
+    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not say its host")?.to_owned())
 }
 
 /// New inputs go beside; what is committed stays small.

@@ -1,4 +1,4 @@
-//! The one task runner: `cargo xtask test | check | demo | bench | fuzz | campaign`.
+//! The one task runner: `cargo xtask test | check | demo | bench | fuzz | simulate | campaign`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -34,8 +34,8 @@ const FIRST_WORLD: u64 = 1_001;
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    after_help = "A fresh machine needs Rust (rustup) and a C compiler; what else is needed is \
-        installed by the task that needs it, and said.\n\n\
+    after_help = "A fresh machine needs Rust (rustup) and a C and C++ compiler (C++ for libFuzzer \
+        alone); what else is needed is installed by the task that needs it, and said.\n\n\
         Before a change is handed in:\n  cargo xtask check && cargo xtask test"
 )]
 enum Task {
@@ -68,7 +68,7 @@ enum Task {
         no_build: bool,
         /// Where control keeps its records
         #[arg(long, value_name = "STORE", value_enum, default_value = "redb")]
-        store: demo::StoreKind,
+        store: stage::StoreKind,
     },
     /// Measure what is claimed somewhere
     Bench {
@@ -92,7 +92,7 @@ enum Task {
         seed: Option<u64>,
         /// Where control keeps its records
         #[arg(long, value_name = "STORE", value_enum, default_value = "redb")]
-        store: demo::StoreKind,
+        store: stage::StoreKind,
         /// Use the binaries of the last build, whatever has changed since
         #[arg(long)]
         no_build: bool,

@@ -39,6 +39,27 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often members that differ are compared again.
 const COMPARED_MAX: u32 = 20;
 
+/// Where control keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    /// One replica of control outside the cities, with a file
+    Redb,
+    /// A replica of control and a node of etcd in each of three cities, or of five
+    Etcd,
+}
+
+impl StoreKind {
+    /// The store, with its program.
+    pub(crate) fn found(self) -> Result<Store> {
+        if self == Self::Redb {
+            return Ok(Store::Redb);
+        }
+        let etcd = atoll_programs::etcd()?;
+        println!("  etcd {} in {}", etcd.version, etcd.etcd.display());
+        Ok(Store::Etcd { program: etcd.etcd })
+    }
+}
+
 /// What a world is brought up for.
 pub(crate) struct Setting {
     /// Its folder's name among this user's worlds.

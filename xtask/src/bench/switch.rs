@@ -20,12 +20,17 @@ use crate::stage::{Setting, Stage, events};
 
 /// What figures are compared with, and time for the last event's effects to end.
 const QUIET: Duration = Duration::from_secs(10);
+/// Automation refuses the fourth failover of a group within its window; rounds follow one another
+/// faster than in any real world, and the guard is not what is measured.
+const GUARD_WINDOW_SECONDS: u64 = 5;
 
 /// What is asked for.
 pub(crate) struct Wanted<'a> {
+    /// Rounds of all events at each distance.
     pub(crate) rounds: u32,
+    /// Planned switches, there and back, before them.
+    pub(crate) planned: u32,
     pub(crate) round_trips_ms: &'a [u32],
-    pub(crate) planned: bool,
     pub(crate) build: bool,
 }
 
@@ -45,8 +50,19 @@ struct Line {
 /// What was done in one round, with what control tells of it.
 type Done = (u32, Event, Vec<Execution>);
 
+/// All that was done at one distance, what the users saw of it, and what broke it off.
+struct Measured {
+    done: Vec<Done>,
+    run: bank::report::Run,
+    ended: Result<()>,
+}
+
 pub(crate) fn run(wanted: &Wanted<'_>) -> Result<ExitCode> {
-    let postgres = atoll_programs::postgres()?;
+    ensure!(
+        wanted.rounds > 0 || wanted.planned > 0,
+        "nothing to measure: neither rounds nor planned switches"
+    );
+    let postgres = atoll_programs::postgres()?.version;
     if wanted.build {
         println!("building atoll and bank");
         binaries::build()?;
@@ -58,62 +74,75 @@ pub(crate) fn run(wanted: &Wanted<'_>) -> Result<ExitCode> {
         lock.try_lock().is_ok(),
         "another bench is at work on this machine; wait for its end"
     );
+    let mut lines = Vec::new();
+    let mut distances = wanted.round_trips_ms.iter();
+    let ended = distances.try_for_each(|rtt| at_distance(wanted, *rtt, &postgres, &mut lines));
+    // What was measured before a failure was measured.
+    if !lines.is_empty() {
+        show(&lines);
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Measures one distance; what is known of it is kept, whatever becomes of the next one.
+fn at_distance(
+    wanted: &Wanted<'_>,
+    round_trip_ms: u32,
+    postgres: &str,
+    lines: &mut Vec<Line>,
+) -> Result<()> {
+    let setting = Setting {
+        name: "bench-switch",
+        output: target().join("bench/switch"),
+        round_trip_ms: Some(round_trip_ms),
+        store: atoll_world::Store::Redb,
+        guard_window_seconds: Some(GUARD_WINDOW_SECONDS),
+    };
+    println!(
+        "cities {round_trip_ms} ms apart: {} planned switches and {} rounds",
+        wanted.planned, wanted.rounds
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut lines = Vec::new();
-    for round_trip_ms in wanted.round_trips_ms {
-        let setting = Setting {
-            name: "bench-switch",
-            output: output.clone(),
-            round_trip_ms: Some(*round_trip_ms),
-            store: atoll_world::Store::Redb,
-            guard_window_seconds: None,
-        };
-        println!("cities {round_trip_ms} ms apart, {} rounds", wanted.rounds);
-        let (done, run) = runtime.block_on(measure(wanted, setting, binaries::built()?))?;
-        ensure!(
-            run.report.sound(),
-            "something acknowledged is missing or doubled: {}",
-            run.report.summary()
-        );
-        println!("  {}", run.report.summary());
-        let told: Vec<Event> = done.iter().map(|(_, event, _)| event.clone()).collect();
-        for (figures, (round, _, executions)) in analyse(&run, &told).into_iter().zip(&done) {
-            lines.push(Line {
-                round_trip_ms: *round_trip_ms,
-                round: *round,
-                figures,
-                steps: steps(executions),
-                version: env!("CARGO_PKG_VERSION"),
-                postgres: postgres.version.clone(),
-            });
-        }
-    }
-    keep(&lines)?;
-    show(&lines);
-    Ok(ExitCode::SUCCESS)
+    let Measured { done, run, ended } =
+        runtime.block_on(measure(wanted, setting, binaries::built()?))?;
+    println!("  {}", run.report.summary());
+    let told: Vec<Event> = done.iter().map(|(_, event, _)| event.clone()).collect();
+    let figures = analyse(&run, &told).into_iter().zip(&done);
+    let new: Vec<Line> = figures
+        .map(|(figures, (round, _, executions))| Line {
+            round_trip_ms,
+            round: *round,
+            figures,
+            steps: steps(executions),
+            version: env!("CARGO_PKG_VERSION"),
+            postgres: postgres.to_owned(),
+        })
+        .collect();
+    keep(&new)?;
+    lines.extend(new);
+    ended?;
+    ensure!(
+        run.report.sound(),
+        "something acknowledged is missing or doubled: {}",
+        run.report.summary()
+    );
+    Ok(())
 }
 
-async fn measure(
-    wanted: &Wanted<'_>,
-    setting: Setting,
-    binaries: Binaries,
-) -> Result<(Vec<Done>, bank::report::Run)> {
+async fn measure(wanted: &Wanted<'_>, setting: Setting, binaries: Binaries) -> Result<Measured> {
     let runtime = Runtime::real(RealOptions::default());
     let mut stage = Stage::open(runtime, binaries, setting).await?;
     let measured = async {
         stage.begin_load().await?;
         let mut done = Vec::new();
-        for round in 1..=wanted.rounds {
-            println!("  round {round}");
-            let told = one_round(&mut stage, wanted.planned).await?;
-            done.extend(told.into_iter().map(|(event, by)| (round, event, by)));
-        }
-        Ok::<_, anyhow::Error>((done, stage.end_load().await?))
+        let ended = all_rounds(&mut stage, wanted, &mut done).await;
+        let run = stage.end_load().await?;
+        Ok::<_, anyhow::Error>(Measured { done, run, ended })
     };
     let measured = measured.await;
-    if measured.is_err() {
+    if !matches!(&measured, Ok(measured) if measured.ended.is_ok()) {
         println!(
             "the world's logs are in {}/log",
             stage.directory().display()
@@ -123,24 +152,40 @@ async fn measure(
     measured
 }
 
-/// Every event once, and everything is at home again.
-async fn one_round(stage: &mut Stage, planned: bool) -> Result<Vec<(Event, Vec<Execution>)>> {
-    sleep(QUIET).await;
-    let mut done = vec![events::switchover(stage, "hz-1", "shanghai").await?];
-    sleep(QUIET).await;
-    done.push(events::failback(stage).await?);
-    if planned {
-        return Ok(done);
+async fn all_rounds(stage: &mut Stage, wanted: &Wanted<'_>, done: &mut Vec<Done>) -> Result<()> {
+    for round in 1..=wanted.planned + wanted.rounds {
+        println!("  round {round}");
+        let mut tell = |(event, by)| done.push((round, event, by));
+        there_and_back(stage, &mut tell).await?;
+        if round > wanted.planned {
+            losses(stage, &mut tell).await?;
+        }
     }
+    Ok(())
+}
+
+/// Takes an event with its executions.
+type Tell<'a> = &'a mut dyn FnMut((Event, Vec<Execution>));
+
+async fn there_and_back(stage: &mut Stage, tell: Tell<'_>) -> Result<()> {
     sleep(QUIET).await;
-    done.push(events::process_kill(stage, "sz-1").await?);
+    tell(events::switchover(stage, "hz-1", "shanghai").await?);
+    sleep(QUIET).await;
+    tell(events::failback(stage).await?);
+    Ok(())
+}
+
+/// A primary and a city are lost, and everything is at home again.
+async fn losses(stage: &mut Stage, tell: Tell<'_>) -> Result<()> {
+    sleep(QUIET).await;
+    tell(events::process_kill(stage, "sz-1").await?);
     events::made_good(stage).await?;
     sleep(QUIET).await;
-    done.push(events::city_loss(stage, "shanghai").await?);
+    tell(events::city_loss(stage, "shanghai").await?);
     events::come_back(stage, "shanghai").await?;
     sleep(QUIET).await;
-    done.push(events::failback(stage).await?);
-    Ok(done)
+    tell(events::failback(stage).await?);
+    Ok(())
 }
 
 /// The steps of the group that took longest.
@@ -178,7 +223,7 @@ fn keep(lines: &[Line]) -> Result<()> {
     for line in lines {
         writeln!(file, "{}", serde_json::to_string(line)?)?;
     }
-    println!("\nraw lines: {}", path.display());
+    println!("  {} raw lines added to {}", lines.len(), path.display());
     Ok(())
 }
 
@@ -214,23 +259,28 @@ fn show(lines: &[Line]) {
             unknown
         );
     }
-    println!("\nwhere the time of a planned switch goes (control's clock, the slowest group)\n");
-    for ((rtt, name), lines) in kinds.iter().filter(|((_, name), _)| name == "switchover") {
-        let mut names: Vec<&String> = Vec::new();
-        for (step, _) in lines.iter().flat_map(|line| &line.steps) {
-            if !names.contains(&step) {
-                names.push(step);
-            }
+    println!("\nwhere the time goes (control's clock, the slowest group)\n");
+    for ((rtt, name), lines) in &kinds {
+        show_steps(*rtt, name, lines);
+    }
+}
+
+/// Every step of one event, in the order in which they were first seen.
+fn show_steps(rtt: u32, event: &str, lines: &[&Line]) {
+    let steps = || lines.iter().flat_map(|line| &line.steps);
+    let mut names: Vec<&String> = Vec::new();
+    for (step, _) in steps() {
+        if !names.contains(&step) {
+            names.push(step);
         }
-        for step in names {
-            let steps = lines.iter().flat_map(|line| &line.steps);
-            let took = steps
-                .filter(|(name, _)| name == step)
-                .map(|(_, took)| *took);
-            println!(
-                "{rtt:<6}{name:<14}{step:<28}{}",
-                spread(&took.collect::<Vec<f64>>())
-            );
-        }
+    }
+    for step in names {
+        let took = steps()
+            .filter(|(name, _)| name == step)
+            .map(|(_, took)| *took);
+        println!(
+            "{rtt:<6}{event:<14}{step:<28}{}",
+            spread(&took.collect::<Vec<f64>>())
+        );
     }
 }
