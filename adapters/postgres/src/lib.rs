@@ -36,12 +36,12 @@ pub use error::Error;
 pub use exec::exec_main;
 pub use hashes::{TableHash, row_hashes};
 pub use history::{
-    Fork, Timelines, forget_placeholders, forget_unreached, placeholders, read_timelines,
+    Fork, Timelines, forget_placeholders, forget_unreached, left_at, placeholders, read_timelines,
 };
 pub use launcher::{Exit, Launch, Launcher, Running};
 pub use layout::{Layout, mode};
 pub use opening::{Opening, ShardMove, open_term};
-pub use position::{LogState, promote, read_end, read_line, read_log, timeline_of_primary};
+pub use position::{Line, LogState, promote, read_end, read_line, read_log, timeline_of_primary};
 pub use privileges::{Finding, check_privileges};
 pub use rejoin::{Source, clone, rewind};
 pub use schema::{Applied, SchemaFile, apply_schema};

@@ -26,12 +26,26 @@ pub struct LogState {
     pub receiver: Option<i32>,
 }
 
+/// A log: its state, its end, and the term rows in it.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// What the instance says.
+    pub state: LogState,
+    /// The end, comparable with other members'.
+    pub end: LogEnd,
+    /// The term rows, oldest first.
+    pub history: Vec<TermRow>,
+}
+
 /// Columns of [`LogState`].
 const LOG_STATE: &str = "pg_is_in_recovery(), \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
          ELSE pg_current_wal_flush_lsn() END, \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
     (SELECT pid FROM pg_stat_get_wal_receiver())";
+
+/// How many they are.
+const LOG_STATE_COLUMNS: usize = 4;
 
 /// Reads the state of the log.
 pub async fn read_log(session: &Session) -> Result<LogState, Error> {
@@ -81,26 +95,33 @@ fn log_end(last: Option<(u64, u32)>, end: Lsn, layout: &Layout) -> Result<LogEnd
     Ok(LogEnd { position, timeline })
 }
 
-/// The term rows, oldest first, and the end of the log.
+/// The state of the log, its end, and the term rows, oldest first: in one query, because users wait
+/// for it.
 ///
 /// The timeline of the end is that of the last row, unless the log has gone on to a later one
 /// (promoted, and lost before its opening transaction): then it is that one, which no other
 /// member's list contains.
-pub async fn read_line(
-    session: &Session,
-    layout: &Layout,
-) -> Result<(LogEnd, Vec<TermRow>), Error> {
-    let sql = "SELECT term, timeline, fork, \"primary\", array_to_string(members, ','), k, op \
-               FROM atoll.term ORDER BY term";
-    let rows = session.rows("read the term rows", sql).await?;
-    let history: Vec<TermRow> = rows
-        .iter()
-        .map(|row| term_row(row))
+pub async fn read_line(session: &Session, layout: &Layout) -> Result<Line, Error> {
+    let sql = format!(
+        "SELECT {LOG_STATE}, \
+         t.term, t.timeline, t.fork, t.\"primary\", array_to_string(t.members, ','), t.k, t.op \
+         FROM (SELECT 1) AS one LEFT JOIN atoll.term AS t ON true ORDER BY t.term"
+    );
+    let rows = session.rows("read the term rows", &sql).await?;
+    // The state was read anew for each row.
+    let state = log_state(rows.last().map(Vec::as_slice).unwrap_or_default())?;
+    let written = rows.iter().filter_map(|row| row.get(LOG_STATE_COLUMNS..));
+    let history: Vec<TermRow> = written
+        .filter(|row| row.first().is_some_and(Option::is_some))
+        .map(term_row)
         .collect::<Result<_, _>>()?;
-    let state = read_log(session).await?;
     let last = history.last().map(|row| (row.term.get(), row.timeline));
     let end = log_end(last, state.end, layout)?;
-    Ok((end, history))
+    Ok(Line {
+        state,
+        end,
+        history,
+    })
 }
 
 fn term_row(row: &[Option<String>]) -> Result<TermRow, Error> {
@@ -162,19 +183,15 @@ pub async fn promote(session: &Session) -> Result<(), Error> {
     }
 }
 
-/// The timeline on which a primary writes, and where it forked; the first one has no fork.
-pub async fn timeline_of_primary(session: &Session, layout: &Layout) -> Result<(u32, Lsn), Error> {
+/// The timeline on which a primary writes.
+pub async fn timeline_of_primary(session: &Session) -> Result<u32, Error> {
     let sql = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
     let text = session
         .value("read the timeline", sql)
         .await?
         .unwrap_or_default();
-    let timeline = u32::from_str_radix(&text, 16).map_err(|_| Error::Garbled {
+    u32::from_str_radix(&text, 16).map_err(|_| Error::Garbled {
         what: "a log file's name",
         text,
-    })?;
-    let fork = read_timelines(layout)?
-        .get(&timeline)
-        .map_or(Lsn(0), |fork| fork.at);
-    Ok((timeline, fork))
+    })
 }

@@ -149,7 +149,8 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
         .await
         .unwrap();
     assert_eq!(written.timeline, 5);
-    let (end, history) = read_line(&m.session, &m.options.layout).await.unwrap();
+    let line = read_line(&m.session, &m.options.layout).await.unwrap();
+    let (end, history) = (line.end, line.history);
     assert_eq!(
         (end.timeline, end.position.term.get(), history.len()),
         (5, 5, 1)
@@ -174,7 +175,7 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
         .await
         .unwrap();
     assert!(read_log(&session).await.unwrap().standby);
-    let (end, _) = read_line(&session, &m.options.layout).await.unwrap();
+    let end = read_line(&session, &m.options.layout).await.unwrap().end;
     assert_eq!((end.timeline, end.position.term.get()), (5, 5));
     server.quit(&m.options.layout).await.unwrap();
 }
@@ -343,12 +344,12 @@ async fn two_promotions_from_one_timeline_differ_only_with_placeholders() {
     // Without placeholders both histories claim the same timeline, and a rewind would see no
     // difference between them.
     promote(&first.session).await.unwrap();
-    let (timeline, _) = timeline_of_primary(&first.session, &first.options.layout)
+    let timeline = timeline_of_primary(&first.session)
         .await
         .unwrap();
     assert_eq!(timeline, 2);
     lead(&second, 3).await;
-    let (timeline, _) = timeline_of_primary(&second.session, &second.options.layout)
+    let timeline = timeline_of_primary(&second.session)
         .await
         .unwrap();
     assert_eq!(timeline, 3);

@@ -348,8 +348,8 @@ impl Actor {
                     Ok(())
                 }
                 Output::CompareLogs => match self.acts.database.line().await {
-                    Ok((end, _)) => {
-                        outputs.extend(member.step(Input::Compared(end)));
+                    Ok(line) => {
+                        outputs.extend(member.step(Input::Compared(line.end)));
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -449,7 +449,7 @@ impl Actor {
 
     async fn reread(&mut self) {
         match self.acts.database.line().await {
-            Ok((_, history)) => self.history = history,
+            Ok(line) => self.history = line.history,
             Err(error) => warn!(%error, "the term rows could not be read again"),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atoll_ownership::member::{Member, Output};
 use atoll_ownership::{Answer, DriveOrder, LogEnd, Recruit, TermRow};
 use atoll_postgres::{
-    Launcher, Opening, Session, Timelines, cut_torn_tail, forget_unreached, open_term,
+    Launcher, Line, Opening, Session, Timelines, cut_torn_tail, forget_unreached, left_at, open_term,
     placeholders, promote, read_timelines,
 };
 use atoll_runtime::Runtime;
@@ -83,7 +83,7 @@ impl Acts {
             }
             Output::AwaitReceiverGone => self.receiver_gone().await?,
             Output::AnswerDemoted { term } => {
-                let (end, history) = self.database.line().await?;
+                let Line { end, history, .. } = self.database.line().await?;
                 if let Some((_, answer)) = answer.take() {
                     // A driver that gave up calls again.
                     drop(answer.send(Answer::Demoted { term, end, history }));
@@ -139,11 +139,11 @@ impl Acts {
     /// The answer to `Prepare`: a recruit only where the log can be read.
     pub(crate) async fn prepared(&mut self, term: Term, volume: &str, readable: bool) -> Answer {
         let recruit = match self.database.line().await {
-            Ok((end, history)) if readable => {
-                if self.must_forget(end.timeline, end.position.lsn).await {
+            Ok(line) if readable => {
+                if self.must_forget(&line).await {
                     None
                 } else {
-                    Some(Recruit { end, history })
+                    self.recruit(line)
                 }
             }
             Ok(_) => None,
@@ -160,20 +160,42 @@ impl Acts {
         }
     }
 
+    /// What our log shows; none where its line cannot be told.
+    fn recruit(&self, line: Line) -> Option<Recruit> {
+        let Line {
+            state,
+            end,
+            history,
+        } = line;
+        // Before the first term every log is on the first timeline.
+        let written = history.last().map_or(1, |row| row.timeline);
+        let left = if end.timeline == written {
+            end.position.lsn
+        } else {
+            let timelines = read_timelines(&self.database.options.layout).ok()?;
+            left_at(&timelines, written, end.timeline)?
+        };
+        Some(Recruit {
+            end,
+            history,
+            left,
+            primary: !state.standby,
+        })
+    }
+
     /// A standby that has heard of a timeline that it has not reached would be promoted as that
     /// one's child. It forgets it, starts again, and is a recruit at the next call.
-    async fn must_forget(&mut self, timeline: u32, end: Lsn) -> bool {
-        let standby = match self.database.log().await {
-            Ok(log) => log.standby,
-            Err(_) => return true,
-        };
+    async fn must_forget(&mut self, line: &Line) -> bool {
+        let (timeline, end) = (line.end.timeline, line.end.position.lsn);
         let layout = &self.database.options.layout;
         let unreached = |timelines: &Timelines| {
             timelines
                 .iter()
                 .any(|(id, fork)| *id > timeline && fork.at > end)
         };
-        if !standby || !read_timelines(layout).is_ok_and(|timelines| unreached(&timelines)) {
+        if !line.state.standby
+            || !read_timelines(layout).is_ok_and(|timelines| unreached(&timelines))
+        {
             return false;
         }
         warn!(
@@ -332,7 +354,7 @@ impl Acts {
                     let moves = order.grants.clone();
                     let opening = Opening { row, moves, cells };
                     let row = open_term(&session, &database.options.layout, opening).await?;
-                    let (_, history) = database.line().await?;
+                    let history = database.line().await?.history;
                     Ok::<_, Error>(Opened { row, history })
                 };
                 let result = opened.await.map_err(|error| crate::orders::in_full(&error));

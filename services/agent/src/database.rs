@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atoll_ownership::{LogEnd, TermRow};
-use atoll_postgres::{LogState, Server, ServerOptions, Session, read_end, read_line, read_log};
+use atoll_ownership::LogEnd;
+use atoll_postgres::{
+    Line, LogState, Server, ServerOptions, Session, read_end, read_line, read_log,
+};
 use atoll_runtime::Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Duration, timeout};
@@ -114,8 +116,8 @@ impl Database {
         }
     }
 
-    /// The end of the log and the term rows.
-    pub(crate) async fn line(&self) -> Result<(LogEnd, Vec<TermRow>), Error> {
+    /// The state of the log, its end and the term rows.
+    pub(crate) async fn line(&self) -> Result<Line, Error> {
         let session = self.kept().await?;
         let reading = read_line(&session, &self.options.layout);
         Ok(timeout(READ_LIMIT, reading)

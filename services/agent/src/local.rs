@@ -68,8 +68,8 @@ impl Postgres for Local {
         if change.row.is_none() {
             return Ok(None);
         }
-        let (_, history) = self.database.line().await.map_err(text)?;
-        Ok(history.last().cloned())
+        let line = self.database.line().await.map_err(text)?;
+        Ok(line.history.last().cloned())
     }
 
     fn hindrances(&self) -> Hindrances {

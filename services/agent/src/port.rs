@@ -1,6 +1,7 @@
-//! The client port. A connection is opened for the member's promise at that time: its start-up
-//! exchange is relayed at once, so that it can be opened ahead, and nothing else until the member
-//! serves that very term. It is closed when the member promises another.
+//! The client port. A connection is opened for a term: the one that it names, or the member's
+//! promise at that time. Its start-up exchange is relayed at once, so that it can be opened ahead,
+//! and nothing else until the member serves that very term. It is closed when the member promises
+//! a later one, or serves that one no longer.
 //!
 //! A cancel that reaches a session in its wait for the quorum turns that into a false success. So
 //! a cancel is relayed only for sessions whose opener has promised to keep cancels from commits
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_pgwire::backend::tag;
 use atoll_pgwire::{
-    CANCELS, CANCELS_KEPT_FROM_COMMITS, Limits, Peer, StartupMessage, StartupRequest, decode,
+    CANCELS, CANCELS_KEPT_FROM_COMMITS, Limits, Peer, StartupMessage, StartupRequest, TERM, decode,
     decode_startup,
 };
 use atoll_runtime::{Listener, Runtime, Stream};
@@ -41,7 +42,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Which term's clients are served, and until when answers may be given without news.
 #[derive(Debug, Clone, Copy)]
 struct Gate {
-    /// The member's promise: connections are opened for it.
+    /// The member's promise: connections that name no later term are opened for it.
     promise: Term,
     /// The term that is open.
     open: Option<Term>,
@@ -49,6 +50,10 @@ struct Gate {
 
 struct Client {
     cut: CancellationToken,
+    /// The term that it is opened for.
+    term: Term,
+    /// Whether what it sends reaches PostgreSQL.
+    served: bool,
     /// Its backend and that one's secret, from BackendKeyData.
     backend: Option<(u32, u32)>,
     cancels: Cancels,
@@ -123,6 +128,10 @@ impl Port {
 
     /// A call-off keeps its clients under its new term.
     pub(crate) fn keep_open(&self, term: Term) {
+        let mut clients = self.lock();
+        for client in clients.values_mut() {
+            client.term = client.term.newest(term);
+        }
         self.gate.send_modify(|gate| {
             gate.promise = term;
             if gate.open.is_some() {
@@ -131,18 +140,23 @@ impl Port {
         });
     }
 
-    /// Closes: returns when every client's socket is closed. No backend is told to end.
+    /// Closes: returns when the socket is closed of every client that was served or is for an
+    /// earlier term. No backend is told to end.
     pub(crate) async fn close(&self, promise: Term) {
-        self.gate.send_replace(Gate {
-            promise,
-            open: None,
-        });
         let cut: Vec<u64> = {
             let clients = self.lock();
-            clients.values().for_each(|client| client.cut.cancel());
-            clients.keys().copied().collect()
+            self.gate.send_replace(Gate {
+                promise,
+                open: None,
+            });
+            let past = |client: &Client| client.served || promise.supersedes(client.term);
+            let cut = clients.iter().filter(|(_, client)| past(client));
+            cut.map(|(number, client)| {
+                client.cut.cancel();
+                *number
+            })
+            .collect()
         };
-        // Not until nobody is there: routers come anew at once, to be warm under the new promise.
         self.until_gone(&cut).await;
     }
 
@@ -196,29 +210,29 @@ impl Port {
 
     fn admit(self: Arc<Self>, number: u64, stream: Stream) {
         let cut = CancellationToken::new();
-        let promise = {
+        {
             let mut clients = self.lock();
             if clients.len() >= CONNECTIONS_MAX {
                 return;
             }
-            // Both under one lock, so that a close that follows sees this client.
             clients.insert(
                 number,
                 Client {
                     cut: cut.clone(),
+                    term: self.gate.borrow().promise,
+                    served: false,
                     backend: None,
                     cancels: Cancels::Dropped,
                 },
             );
             self.alive.send_modify(|alive| *alive += 1);
-            self.gate.borrow().promise
-        };
+        }
         let tasks = self.runtime.tasks().clone();
         tasks.spawn("client", async move {
             let place = Place { port: self, number };
             let shutdown = place.port.runtime.shutdown();
             tokio::select! {
-                served = place.port.serve(number, stream, promise) => {
+                served = place.port.serve(number, stream) => {
                     if let Err(error) = served {
                         debug!(%error, "client lost");
                     }
@@ -229,7 +243,7 @@ impl Port {
         });
     }
 
-    async fn serve(&self, number: u64, stream: Stream, promise: Term) -> std::io::Result<()> {
+    async fn serve(&self, number: u64, stream: Stream) -> std::io::Result<()> {
         let mut client = stream;
         let mut input = BytesMut::new();
         let Ok(startup) = timeout(STARTUP_LIMIT, startup(&mut client, &mut input)).await else {
@@ -243,15 +257,21 @@ impl Port {
             }
             None => return Ok(()),
         };
-        if startup.get(CANCELS) == Some(CANCELS_KEPT_FROM_COMMITS)
-            && let Some(client) = self.lock().get_mut(&number)
-        {
-            client.cancels = Cancels::KeptFromCommits;
-        }
-        startup.parameters.retain(|(name, _)| name != CANCELS);
         if let Err((code, text)) = admissible(&startup) {
             return refuse(&mut client, code, &text).await;
         }
+        if let Some(client) = self.lock().get_mut(&number) {
+            if startup.get(CANCELS) == Some(CANCELS_KEPT_FROM_COMMITS) {
+                client.cancels = Cancels::KeptFromCommits;
+            }
+            // One that is behind is served under the promise, as one that names none.
+            let named = startup.get(TERM).and_then(|term| term.parse().ok());
+            client.term = client.term.newest(named.map_or(Term::ZERO, Term::new));
+        }
+        let ours = [CANCELS, TERM];
+        startup
+            .parameters
+            .retain(|(name, _)| !ours.contains(&name.as_str()));
         let socket = self.database.options.layout.socket();
         let Ok(mut backend) = self.runtime.connect_unix(&socket).await else {
             return refuse(&mut client, "57P03", "this member's PostgreSQL is not up").await;
@@ -262,18 +282,41 @@ impl Port {
         if !self.start(number, &mut client, &mut backend).await? {
             return Ok(());
         }
-        let mut gate = self.gate.subscribe();
         // Nothing that the client sends is read before this.
-        let opened = gate.wait_for(|gate| gate.open == Some(promise) || gate.promise != promise);
-        let opened = tokio::select! {
-            opened = opened => opened.is_ok_and(|gate| gate.open == Some(promise)),
+        let served = tokio::select! {
+            served = self.until_served(number) => served,
             // A client that goes away meanwhile shows when the other end closes.
             _ = closed(&mut backend) => false,
         };
-        if !opened {
+        if !served {
             return Ok(());
         }
         self.relay(client, backend, input).await
+    }
+
+    /// Waits until the member serves the term of this client; false when that is past.
+    async fn until_served(&self, number: u64) -> bool {
+        let mut changes = self.gate.subscribe();
+        loop {
+            changes.borrow_and_update();
+            {
+                // Under the lock of whoever closes: it sees this client, or this one sees it.
+                let mut clients = self.lock();
+                let gate = *self.gate.borrow();
+                let Some(client) = clients.get_mut(&number) else {
+                    return false;
+                };
+                if gate.promise.supersedes(client.term) {
+                    return false;
+                }
+                if gate.open == Some(client.term) {
+                    client.served = true;
+                    return true;
+                }
+            }
+            // We hold a sender, so the channel cannot close.
+            drop(changes.changed().await);
+        }
     }
 
     /// Relays a cancel request, and returns when no cancel can come of it any more: PostgreSQL has

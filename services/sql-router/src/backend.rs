@@ -10,7 +10,7 @@ use std::time::Duration;
 use atoll_pgwire::backend::{self, Status, tag};
 use atoll_pgwire::{
     CANCELS, CANCELS_KEPT_FROM_COMMITS, Frame, Limits as FrameLimits, Peer, StartupMessage,
-    StartupRequest, decode, frontend,
+    StartupRequest, TERM, decode, frontend,
 };
 use atoll_runtime::Runtime;
 use atoll_topology::ShardId;
@@ -95,6 +95,7 @@ impl Backend {
         address: SocketAddr,
     ) -> Result<Self, BackendError> {
         let side = Side::new(runtime.connect(address).await?);
+        let term = place.term.to_string();
         let mut backend = Self {
             side,
             place,
@@ -116,8 +117,9 @@ impl Backend {
             ("database", login.database.as_str()),
             ("application_name", "atoll-sql-router"),
             ("client_encoding", "UTF8"),
-            // `Session::on_cancel` keeps it. A PostgreSQL without an agent only says that it does
-            // not know this.
+            // A PostgreSQL without an agent only says that it does not know these two.
+            (TERM, term.as_str()),
+            // `Session::on_cancel` keeps it.
             (CANCELS, CANCELS_KEPT_FROM_COMMITS),
         ];
         let parameters = pairs

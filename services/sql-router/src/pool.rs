@@ -21,7 +21,7 @@ use crate::config::Limits;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) group: GroupId,
-    term: u64,
+    pub(crate) term: u64,
     pub(crate) member: MemberId,
 }
 
@@ -128,9 +128,8 @@ impl Pools {
         }
     }
 
-    /// Keeps connections ready for a primary that is coming, until it has come. One that the
-    /// member opened for an older promise is closed by it when it makes the newer one, and is
-    /// replaced here: so they are looked at again and again.
+    /// Keeps connections ready for a primary that is coming, until it has come: one that is lost
+    /// meanwhile is replaced.
     fn warm(self: &Arc<Self>, place: Place, address: SocketAddr) -> ScopedTask<()> {
         let pools = Arc::clone(self);
         let name = format!("warm-{}", place.group);

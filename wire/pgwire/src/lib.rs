@@ -16,5 +16,5 @@ mod startup;
 
 pub use frame::{Frame, FrameError, Limits, Peer, decode};
 pub use startup::{
-    CANCELS, CANCELS_KEPT_FROM_COMMITS, StartupMessage, StartupRequest, decode_startup,
+    CANCELS, CANCELS_KEPT_FROM_COMMITS, StartupMessage, StartupRequest, TERM, decode_startup,
 };

@@ -18,6 +18,11 @@ pub const CANCELS: &str = "_pq_.atoll_cancels";
 /// sent, and none is sent before the connection of the cancel request has closed.
 pub const CANCELS_KEPT_FROM_COMMITS: &str = "kept-from-commits";
 
+/// With this parameter, set to a number, whoever opens a session says for which term: a member that
+/// has not promised that term yet keeps the session over its promise, so that it can be opened
+/// ahead. Without it a session is for the term that is promised when it is opened.
+pub const TERM: &str = "_pq_.atoll_term";
+
 /// What a new connection asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartupRequest {
