@@ -62,18 +62,17 @@ impl Client {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let answer = self
-            .ask(&Method::GET, path, Bytes::new(), Repeat::Harmless)
-            .await?;
-        read(&answer)
+        read(&self.look(path).await?)
     }
 
     /// An answer as it is.
     pub(crate) async fn text(&self, path: &str) -> Result<String, Failure> {
-        let answer = self
-            .ask(&Method::GET, path, Bytes::new(), Repeat::Harmless)
-            .await?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(String::from_utf8_lossy(&self.look(path).await?).into_owned())
+    }
+
+    async fn look(&self, path: &str) -> Result<Bytes, Failure> {
+        self.ask(&Method::GET, path, Bytes::new(), Repeat::Harmless)
+            .await
     }
 
     pub(crate) async fn list(&self, path: &str) -> Result<List, Failure> {
@@ -84,17 +83,13 @@ impl Client {
         self.get(path).await
     }
 
-    /// An order. `named` says that the server takes the same name twice as one.
+    /// An order. It is sent to one replica only, and once.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|e| Problem::unreadable(&e))?;
-        let answer = self
-            .ask(&Method::POST, path, body.into(), Repeat::Never)
-            .await?;
-        read(&answer)
+        self.send(&Method::POST, path, body, Repeat::Never).await
     }
 
     /// A change that may be made twice: its outcome is the same.
@@ -103,11 +98,19 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, Failure> {
+        self.send(&Method::PATCH, path, body, Repeat::Harmless)
+            .await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &impl Serialize,
+        repeat: Repeat,
+    ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).map_err(|e| Problem::unreadable(&e))?;
-        let answer = self
-            .ask(&Method::PATCH, path, body.into(), Repeat::Harmless)
-            .await?;
-        read(&answer)
+        read(&self.ask(method, path, body.into(), repeat).await?)
     }
 
     async fn ask(

@@ -145,8 +145,9 @@ async fn a_lost_answer_is_an_unknown_outcome_and_what_was_done_is_done_once() {
     let first = store.txn(Txn::new().put("/k", "a")).await.unwrap();
     cluster.links(&[0]);
     // The links file is looked at every now and then; what counts is the first lost answer.
-    let mut at = first;
+    let (mut at, until) = (first, Instant::now() + LIMIT);
     let lost = loop {
+        assert!(Instant::now() < until, "no answer was ever lost");
         let swap = Txn::new().expect("/k", Expect::Revision(at)).put("/k", "b");
         match store.txn(swap).await {
             Ok(revision) => at = revision,
