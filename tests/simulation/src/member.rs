@@ -1,44 +1,33 @@
-//! A simulated member of a data group: the real state machines of `domain/ownership`, the real
-//! wire of the agents, and a PostgreSQL that is only as much of one as the protocol can see.
+//! A simulated member of a data group. Real: all of the agent that speaks the protocol (beats, calls,
+//! driver, leading, the streams to control) and the state machine of `domain/ownership`. Simulated:
+//! the actor that has that machine's outputs performed (`actor`), and what they act upon: PostgreSQL
+//! as far as the protocol can see one (`database`), its disk, the links and the client port.
 
 mod actor;
-mod beats;
-mod calls;
-mod control;
 mod database;
 mod disk;
-mod driving;
-mod leading;
 mod link;
 mod port;
-mod view;
+mod postgres;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atoll_agent::Config;
+use atoll_agent::simulation::{
+    COMMANDS_WAITING_MAX, Command, Exit, Handle, Peers, Postgres, View, speak,
+};
 use atoll_ownership::member;
 use atoll_runtime::Runtime;
-use atoll_topology::{GroupId, MemberId, ProcessId};
 use tokio::sync::{mpsc, watch};
 
 use crate::oracle::Oracle;
-use actor::{Acted, Actor, COMMANDS_WAITING_MAX, Command, Handle};
-use beats::Beats;
-pub(crate) use calls::Peer;
-use calls::Peers;
-use control::ToControl;
+use actor::{Acted, Actor};
 use database::Database;
 pub(crate) use disk::{Disk, Volume, Write};
-use driving::Driving;
-use leading::Cascade;
 use link::{Down, Up};
 use port::Port;
-use view::View;
-
-/// Reports that wait for control.
-const OUTBOX_MAX: usize = 64;
+use postgres::Simulated;
 
 /// Which protections of the simulated groups are switched off, to show that the oracles see it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,112 +48,80 @@ pub struct Weakened {
     pub member: member::Weakened,
 }
 
-/// What a simulated member is told at its start.
+/// What a member finds where it is started.
 #[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) process: ProcessId,
-    pub(crate) group: GroupId,
-    pub(crate) member: MemberId,
-    pub(crate) sql: SocketAddr,
-    pub(crate) calls: SocketAddr,
-    pub(crate) replication: SocketAddr,
-    pub(crate) control: Vec<SocketAddr>,
-    pub(crate) members: BTreeMap<MemberId, Peer>,
-    pub(crate) k: usize,
-    pub(crate) weakened: Weakened,
+pub(crate) struct Ground {
     pub(crate) disk: Disk,
+    pub(crate) killer: Killer,
     pub(crate) oracle: Oracle,
+    pub(crate) weakened: Weakened,
 }
+
+type Running = Option<(Arc<Database>, mpsc::Sender<Command>)>;
 
 /// Lets PostgreSQL of a member die without its agent: filled while the member's process runs.
 #[derive(Clone, Default)]
-pub(crate) struct Killer(Arc<Mutex<Option<mpsc::Sender<Command>>>>);
+pub(crate) struct Killer(Arc<Mutex<Running>>);
 
 impl Killer {
     pub(crate) fn kill(&self) {
-        let commands = self.0.lock();
-        let commands = commands.unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(commands) = commands.as_ref() {
-            // A process that has just ended has no PostgreSQL to kill.
-            drop(commands.try_send(Command::PostgresDies));
+        if let Some((database, commands)) = self.lock().as_ref()
+            && let Some(start) = database.die()
+        {
+            let exit = Exit::Signal(9);
+            // An agent that has just ended need not know.
+            drop(commands.try_send(Command::Exited { start, exit }));
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Runs a member for as long as its host does.
-pub(crate) async fn serve(config: Config, runtime: Runtime, killer: Killer) -> io::Result<()> {
-    let (id, group) = (config.member.clone(), config.group.clone());
-    let database = Database::new(config.disk.clone(), config.k, config.weakened);
-    let peers = Arc::new(Peers::new(
-        &runtime,
-        group.clone(),
-        id.clone(),
-        &config.members,
-    ));
+pub(crate) async fn serve(config: Config, runtime: Runtime, ground: Ground) -> io::Result<()> {
+    let Ground {
+        disk,
+        killer,
+        oracle,
+        weakened,
+    } = ground;
+    let id = config.member.clone();
+    let database = Database::new(disk, usize::from(config.k), weakened);
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (asked, links) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (view_out, view) = watch::channel(View::unborn());
-    let (exit_out, exit) = watch::channel(None);
-    let handle = Handle::new(commands.clone(), view);
-    *killer
-        .0
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(commands);
+    *killer.lock() = Some((database.clone(), commands.clone()));
+    let handle = Handle { commands, view };
 
-    let (sql, calls_port) = (
+    let (sql, calls) = (
         runtime.listen(config.sql).await?,
         runtime.listen(config.calls).await?,
     );
     let replication = runtime.listen(config.replication).await?;
-    let port = Port::new(&runtime, database.clone(), config.oracle.clone());
+    let port = Port::new(&runtime, database.clone(), oracle.clone());
     let up = Up::new(database.clone());
-    let down = Down::new(&runtime, id.clone(), peers.clone(), database.clone());
     let acted = Acted {
+        runtime: runtime.clone(),
         database: database.clone(),
-        down,
+        down: Down::new(&runtime, &config, database.clone()),
         up: up.clone(),
         port: port.clone(),
+        oracle: oracle.clone(),
+        weakened,
     };
-    let heart = Actor::open(
-        id.clone(),
-        runtime.clone(),
-        acted,
-        handle.clone(),
-        view_out,
-        exit_out,
-        (config.oracle.clone(), config.weakened),
-    );
-    let beats = Beats::new(group, id.clone(), handle.view.clone(), database.clone());
+    let heart = Actor::open(id, acted, &handle, view_out);
     port.listen(sql);
     up.listen(&runtime, replication, asked);
-    calls::serve(&runtime, calls_port, handle.clone(), beats.clone());
-    beats.dial(&runtime, &peers);
-    let cascade = Cascade::default();
-    leading::repeat_follow(&runtime, &id, &peers, &handle, (&cascade, config.k));
-    leading::watch_isolation(&runtime, &handle, &beats, &port, config.k);
-    let (reports, outbox) = mpsc::channel(OUTBOX_MAX);
-    let driving = Arc::new(Driving {
+    let peers = Arc::new(Peers::new(&runtime, &config));
+    let postgres: Arc<dyn Postgres> = Arc::new(Simulated {
         runtime: runtime.clone(),
-        member: id,
-        actor: handle.clone(),
-        peers,
         database,
-        reports: reports.clone(),
-        oracle: config.oracle.clone(),
-        now: Mutex::default(),
-    });
-    let to_control = Arc::new(ToControl {
-        runtime: runtime.clone(),
-        process: config.process.clone(),
-        actor: handle,
-        beats,
         port,
-        driving,
-        reports,
-        cascade,
-        exit,
+        oracle,
     });
-    to_control.run(config.control.clone(), outbox);
+    speak(&runtime, &config, calls, &handle, &peers, &postgres);
     heart.run(inbox, links).await;
     Ok(())
 }

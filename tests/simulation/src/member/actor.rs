@@ -4,139 +4,30 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use atoll_agent::simulation::{
+    Command, Confirmed, Done, Exit, Handle, ISOLATION_LIMIT, Opened, View,
+};
 use atoll_ownership::member::{Durable, Input, Mark, Member, Output};
 use atoll_ownership::{Answer, Call, DriveOrder, Recruit, Refused, TermRow};
 use atoll_runtime::Runtime;
 use atoll_streams::agent::PostgresExit;
-use atoll_topology::{MemberId, Term};
+use atoll_topology::{Lsn, MemberId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Weakened;
-use super::beats::ISOLATION_LIMIT;
 use super::database::{Database, Mode};
-use super::driving::coming_row;
 use super::link::{Down, LinkAsked, Up};
 use super::port::Port;
-use super::view::View;
 use crate::oracle::Oracle;
 
-/// Commands that may wait for the member.
-pub(crate) const COMMANDS_WAITING_MAX: usize = 128;
 /// What a start of PostgreSQL takes.
 const START_TIME: Duration = Duration::from_millis(150);
 /// Starts that follow one another faster than this wait.
 const START_INTERVAL: Duration = Duration::from_secs(1);
 /// What a promotion takes.
 const PROMOTION_TIME: Duration = Duration::from_millis(15);
-
-/// How a local order ends: done, or why not.
-pub(crate) type Done<T> = oneshot::Sender<Result<T, String>>;
-
-/// What the actor is asked or told.
-pub(crate) enum Command {
-    Call {
-        call: Call,
-        answer: oneshot::Sender<Answer>,
-    },
-    Admit {
-        volume: String,
-    },
-    Promote {
-        term: Term,
-        done: Done<()>,
-    },
-    Opening {
-        order: Box<DriveOrder>,
-        done: Done<TermRow>,
-    },
-    Open {
-        term: Term,
-        done: Done<()>,
-    },
-    KeptOpen {
-        term: Term,
-    },
-    StandbyUp {
-        start: u64,
-    },
-    /// A fault: PostgreSQL dies, its agent does not.
-    PostgresDies,
-    Promoted {
-        term: Term,
-        run: u64,
-        done: Done<()>,
-    },
-    Opened {
-        term: Term,
-        result: Result<(TermRow, Vec<TermRow>), String>,
-        done: Done<TermRow>,
-    },
-    Rebuilt {
-        rebuild: u64,
-        result: Result<(), String>,
-    },
-    Confirmed(bool),
-}
-
-/// A cheap way to the actor.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) view: watch::Receiver<View>,
-    sessions: Arc<std::sync::Mutex<CancellationToken>>,
-}
-
-impl Handle {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, view: watch::Receiver<View>) -> Self {
-        let sessions = Arc::default();
-        Self {
-            commands,
-            view,
-            sessions,
-        }
-    }
-
-    /// Ends when the agent's own sessions are cut.
-    pub(crate) fn session(&self) -> CancellationToken {
-        let sessions = self.sessions.lock();
-        sessions
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
-    }
-
-    fn cut_sessions(&self) {
-        let mut sessions = self
-            .sessions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        std::mem::take(&mut *sessions).cancel();
-    }
-
-    /// One call, answered by our own member.
-    pub(crate) async fn call(&self, call: Call) -> Result<Answer, String> {
-        let ended = || "the member has ended".to_owned();
-        let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(Command::Call { call, answer }).await;
-        sent.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())
-    }
-
-    /// One local order.
-    pub(crate) async fn order<T>(
-        &self,
-        command: impl FnOnce(Done<T>) -> Command,
-    ) -> Result<T, String> {
-        let (done, result) = oneshot::channel();
-        let sent = self.commands.send(command(done)).await;
-        sent.map_err(|_| "the member has ended".to_owned())?;
-        result
-            .await
-            .unwrap_or_else(|_| Err("the order was dropped".into()))
-    }
-}
 
 struct Born {
     member: Member,
@@ -145,73 +36,53 @@ struct Born {
 
 /// The actor.
 pub(crate) struct Actor {
-    pub(crate) id: MemberId,
-    pub(crate) runtime: Runtime,
-    pub(crate) database: Arc<Database>,
-    pub(crate) down: Arc<Down>,
-    pub(crate) up: Arc<Up>,
-    pub(crate) port: Arc<Port>,
-    pub(crate) handle: Handle,
-    pub(crate) view: watch::Sender<View>,
-    pub(crate) exit: watch::Sender<Option<PostgresExit>>,
-    pub(crate) oracle: Oracle,
-    pub(crate) weakened: Weakened,
+    id: MemberId,
+    acted: Acted,
+    commands: mpsc::Sender<Command>,
+    view: watch::Sender<View>,
     born: Option<Born>,
     history: Vec<TermRow>,
+    exit: Option<PostgresExit>,
     promoting: Option<Done<()>>,
     opening: Option<(Box<DriveOrder>, Done<TermRow>)>,
-    start: u64,
     rebuild: u64,
     last_start: Option<Instant>,
 }
 
 /// What an actor acts upon.
 pub(crate) struct Acted {
+    pub(crate) runtime: Runtime,
     pub(crate) database: Arc<Database>,
     pub(crate) down: Arc<Down>,
     pub(crate) up: Arc<Up>,
     pub(crate) port: Arc<Port>,
+    pub(crate) oracle: Oracle,
+    pub(crate) weakened: Weakened,
 }
 
 impl Actor {
     /// Reads what stands on the disk.
     pub(crate) fn open(
         id: MemberId,
-        runtime: Runtime,
         acted: Acted,
-        handle: Handle,
+        handle: &Handle,
         view: watch::Sender<View>,
-        exit: watch::Sender<Option<PostgresExit>>,
-        (oracle, weakened): (Oracle, Weakened),
     ) -> Self {
-        let Acted {
-            database,
-            down,
-            up,
-            port,
-        } = acted;
-        let found = database.disk.lock().promise.clone();
+        let found = acted.database.disk.lock().promise.clone();
         let born = found.map(|(volume, durable)| Born {
-            member: Member::weakened(id.clone(), durable, weakened.member),
+            member: Member::weakened(id.clone(), durable, acted.weakened.member),
             volume,
         });
         Self {
             id,
-            runtime,
-            database,
-            down,
-            up,
-            port,
-            handle,
+            acted,
+            commands: handle.commands.clone(),
             view,
-            exit,
-            oracle,
-            weakened,
             born,
             history: Vec::new(),
+            exit: None,
             promoting: None,
             opening: None,
-            start: 0,
             rebuild: 0,
             last_start: None,
         }
@@ -241,11 +112,11 @@ impl Actor {
 
     fn link_asked(&mut self, asked: LinkAsked) {
         let accepted = self.born.as_ref().is_some_and(|born| {
-            !self.weakened.never_linked
-                && self.database.mode() != Mode::Down
+            !self.acted.weakened.never_linked
+                && self.acted.database.mode() != Mode::Down
                 && born.member.accepts_link(&asked.from, asked.term)
         });
-        let permit = accepted.then(|| self.up.permit(&asked.from));
+        let permit = accepted.then(|| self.acted.up.permit(&asked.from));
         drop(asked.answer.send(permit));
     }
 
@@ -276,21 +147,24 @@ impl Actor {
                 drop(done.send(denied.map_or(Ok(()), Err)));
             }
             Command::KeptOpen { term } => {
-                self.port.keep_open(term);
+                self.acted.port.keep_open(term);
                 self.reread();
                 self.input(Input::KeptOpen { term }, None).await;
             }
-            Command::StandbyUp { start } => {
-                if start == self.start {
-                    self.database.start();
-                    self.input(Input::StandbyUp, None).await;
-                }
+            Command::StandbyUp { start } if self.acted.database.is_wanted(start) => {
+                self.input(Input::StandbyUp, None).await;
             }
-            Command::PostgresDies => self.postgres_dies().await,
-            Command::Promoted { term, run, done } => self.promoted(term, run, done).await,
+            Command::StandbyUp { .. } => {}
+            Command::Exited { start, exit } => self.exited(start, &exit).await,
+            Command::Promoted { term, result, done } => {
+                if result.is_ok() {
+                    self.input(Input::Promoted { term }, None).await;
+                }
+                drop(done.send(result));
+            }
             Command::Opened { term, result, done } => {
                 let result = match result {
-                    Ok((row, history)) => {
+                    Ok(Opened { row, history }) => {
                         self.history = history;
                         self.input(Input::OpeningAcknowledged { term }, None).await;
                         Ok(row)
@@ -307,8 +181,10 @@ impl Actor {
                 self.input(input, None).await;
             }
             Command::Rebuilt { .. } => {}
-            Command::Confirmed(true) => drop(self.input(Input::Heard, None).await),
-            Command::Confirmed(false) => drop(self.input(Input::Isolated, None).await),
+            Command::Confirmed(Confirmed::Lately) => drop(self.input(Input::Heard, None).await),
+            Command::Confirmed(Confirmed::Not) => drop(self.input(Input::Isolated, None).await),
+            // An entry of a log in memory is whole.
+            Command::TornTail { .. } => {}
         }
     }
 
@@ -322,30 +198,18 @@ impl Actor {
         self.input(Input::Call(call), Some(answer)).await;
     }
 
-    async fn postgres_dies(&mut self) {
-        if self.database.mode() == Mode::Down {
-            return;
-        }
-        self.start += 1;
-        self.database.quit();
-        self.exit.send_replace(Some(PostgresExit {
-            unix_ms: self.runtime.wall_clock().0,
-            ordered: false,
-            status: "signal 9".to_owned(),
-        }));
-        self.input(Input::PostgresExited, None).await;
-    }
-
-    async fn promoted(&mut self, term: Term, run: u64, done: Done<()>) {
-        let result = if run == self.start {
-            self.database.promote(term)
+    async fn exited(&mut self, start: u64, exit: &Exit) {
+        let ordered = !self.acted.database.is_wanted(start);
+        self.exit = Some(PostgresExit {
+            unix_ms: self.acted.runtime.wall_clock().0,
+            ordered,
+            status: format!("{exit:?}"),
+        });
+        if ordered {
+            self.publish();
         } else {
-            Err("its PostgreSQL ended".to_owned())
-        };
-        if result.is_ok() {
-            self.input(Input::Promoted { term }, None).await;
+            self.input(Input::PostgresExited, None).await;
         }
-        drop(done.send(result));
     }
 
     /// One step and all that follows from it; why it was denied, if it was.
@@ -360,7 +224,7 @@ impl Actor {
         while let Some(output) = outputs.pop_front() {
             match output {
                 Output::Persist(durable) => self.persist(durable),
-                Output::CompareLogs => match self.database.end() {
+                Output::CompareLogs => match self.acted.database.end() {
                     Some(end) => {
                         let born = self.born.as_mut()?;
                         outputs.extend(born.member.step(Input::Compared(end)));
@@ -376,7 +240,7 @@ impl Actor {
                     let given = self.prepared(term);
                     reply(&mut answer, given);
                 }
-                Output::AnswerDemoted { term } => match self.database.line() {
+                Output::AnswerDemoted { term } => match self.acted.database.line() {
                     Some((end, history)) => {
                         reply(&mut answer, Answer::Demoted { term, end, history });
                     }
@@ -398,10 +262,10 @@ impl Actor {
     async fn failed(&mut self, answer: &mut Option<oneshot::Sender<Answer>>) {
         let Some(born) = &self.born else { return };
         let promise = born.member.durable().promise;
-        self.port.close(promise).await;
-        self.down.seal();
-        self.up.cut(None);
-        self.handle.cut_sessions();
+        self.acted.port.close(promise).await;
+        self.acted.down.seal();
+        self.acted.up.cut(None);
+        self.acted.database.cut_sessions();
         let why = Refused::Failed {
             reason: "the log cannot be read".to_owned(),
         };
@@ -412,7 +276,7 @@ impl Actor {
     fn persist(&mut self, durable: Durable) {
         let Some(born) = &self.born else { return };
         let before = {
-            let mut volume = self.database.disk.lock();
+            let mut volume = self.acted.database.disk.lock();
             let kept = (born.volume.clone(), durable.clone());
             volume.promise.replace(kept)
         };
@@ -423,7 +287,7 @@ impl Actor {
                 "{} promised term {}, then {}",
                 self.id, before.promise, durable.promise
             );
-            self.oracle.violation("EPOCH_GROWS", &text);
+            self.acted.oracle.violation("EPOCH_GROWS", &text);
         }
     }
 
@@ -431,7 +295,7 @@ impl Actor {
         let (volume, readable) = self.born.as_ref().map_or_else(Default::default, |born| {
             (born.volume.clone(), born.member.readable())
         });
-        let line = self.database.line().filter(|_| readable);
+        let line = self.acted.database.line().filter(|_| readable);
         Answer::Prepared {
             term,
             volume,
@@ -443,36 +307,35 @@ impl Actor {
         match output {
             Output::ClosePort => {
                 let promise = self.born.as_ref().map(|born| born.member.durable().promise);
-                self.port.close(promise.unwrap_or(Term::ZERO)).await;
-                self.handle.cut_sessions();
+                self.acted.port.close(promise.unwrap_or(Term::ZERO)).await;
+                self.acted.database.cut_sessions();
             }
             Output::CutLinks { except } => {
-                self.down.seal();
-                self.up.cut(except.as_ref());
+                self.acted.down.seal();
+                self.acted.up.cut(except.as_ref());
             }
             // A cut is complete when it is made: what was received is flushed and replayed.
-            Output::CutUpstream => self.down.seal(),
-            Output::Link { upstream, term } => self.down.link(&upstream, term),
-            Output::StopPostgres => {
-                self.start += 1;
-                self.database.quit();
-            }
+            Output::CutUpstream => self.acted.down.seal(),
+            Output::Link { upstream, term } => self.acted.down.link(&upstream, term),
+            Output::StopPostgres => self.acted.database.quit(),
             Output::StartStandby => self.start_standby(),
             Output::Rebuild { upstream, term, .. } => {
                 self.rebuild += 1;
-                self.start += 1;
-                self.database.quit();
-                self.down
-                    .rebuild(&upstream, term, self.rebuild, self.handle.commands.clone());
+                self.acted.database.quit();
+                self.acted
+                    .down
+                    .rebuild(&upstream, term, self.rebuild, self.commands.clone());
             }
             Output::Promote { term } => self.promote(term),
             Output::OpeningTransaction { term, .. } => self.write_opening(term),
             Output::OpenPort { term } => {
-                let volume = self.database.disk.lock();
-                self.oracle.opens(&self.id, term, &volume);
+                let volume = self.acted.database.disk.lock();
+                self.acted.oracle.opens(&self.id, term, &volume);
                 drop(volume);
-                self.port.valid_until(Instant::now() + ISOLATION_LIMIT);
-                self.port.open(term);
+                self.acted
+                    .port
+                    .valid_until(Instant::now() + ISOLATION_LIMIT);
+                self.acted.port.open(term);
             }
             // Nothing is left to wait for, or the actor's own.
             Output::AwaitReceiverGone
@@ -486,27 +349,38 @@ impl Actor {
     }
 
     fn start_standby(&mut self) {
-        self.start += 1;
         let now = Instant::now();
         let pause = self.last_start.map_or(Duration::ZERO, |last| {
             (last + START_INTERVAL).saturating_duration_since(now)
         });
         self.last_start = Some(now + pause);
-        let (start, commands) = (self.start, self.handle.commands.clone());
-        self.runtime.tasks().spawn("start-postgres", async move {
-            sleep(pause + START_TIME).await;
-            drop(commands.send(Command::StandbyUp { start }).await);
-        });
+        let (database, commands) = (self.acted.database.clone(), self.commands.clone());
+        let start = database.order_start();
+        self.acted
+            .runtime
+            .tasks()
+            .spawn("start-postgres", async move {
+                sleep(pause + START_TIME).await;
+                if database.start(start) {
+                    drop(commands.send(Command::StandbyUp { start }).await);
+                }
+            });
     }
 
     fn promote(&mut self, term: Term) {
         let Some(done) = self.promoting.take() else {
             return;
         };
-        let (run, commands) = (self.start, self.handle.commands.clone());
-        self.runtime.tasks().spawn("promote", async move {
+        let (database, commands) = (self.acted.database.clone(), self.commands.clone());
+        let run = database.run();
+        self.acted.runtime.tasks().spawn("promote", async move {
             sleep(PROMOTION_TIME).await;
-            drop(commands.send(Command::Promoted { term, run, done }).await);
+            let result = database.promote(run, term);
+            drop(
+                commands
+                    .send(Command::Promoted { term, result, done })
+                    .await,
+            );
         });
     }
 
@@ -514,12 +388,14 @@ impl Actor {
         let Some((order, done)) = self.opening.take() else {
             return;
         };
-        let (database, commands) = (self.database.clone(), self.handle.commands.clone());
-        let cut = self.handle.session();
-        self.runtime
+        let (database, commands) = (self.acted.database.clone(), self.commands.clone());
+        let cut = database.session();
+        self.acted
+            .runtime
             .tasks()
             .spawn("opening-transaction", async move {
-                let opening = database.open(coming_row(&order, term), order.grants.clone());
+                // The database says which timeline it is, and where it forked.
+                let opening = database.open(order.term_row(0, Lsn(0)), order.grants.clone());
                 let result = tokio::select! {
                     opened = opening => opened.map_err(|failed| format!("{failed:?}")),
                     () = cut.cancelled() => Err("the session was cut".to_owned()),
@@ -529,7 +405,7 @@ impl Actor {
     }
 
     fn reread(&mut self) {
-        if let Some((_, history)) = self.database.line() {
+        if let Some((_, history)) = self.acted.database.line() {
             self.history = history;
         }
     }
@@ -543,8 +419,8 @@ impl Actor {
             upstream: None,
             mark: Mark::None,
         };
-        self.database.disk.lock().promise = Some((volume.clone(), durable.clone()));
-        let member = Member::weakened(self.id.clone(), durable, self.weakened.member);
+        self.acted.database.disk.lock().promise = Some((volume.clone(), durable.clone()));
+        let member = Member::weakened(self.id.clone(), durable, self.acted.weakened.member);
         self.born = Some(Born { member, volume });
         self.input(Input::Started, None).await;
     }
@@ -557,6 +433,7 @@ impl Actor {
         if view.leading.is_some() {
             view.history.clone_from(&self.history);
         }
+        view.exit.clone_from(&self.exit);
         self.view.send_if_modified(|old| {
             let changed = *old != view;
             if changed {

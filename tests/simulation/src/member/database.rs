@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atoll_agent::simulation::Opened;
 use atoll_ownership::{Grant, LogEnd, TermRow};
 use atoll_topology::{Epoch, MemberId, ShardId, Term};
 use tokio::sync::watch;
 use tokio::time::{Duration, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Weakened;
 use super::disk::{Disk, Entry, Logged, Write};
@@ -25,6 +27,8 @@ pub(crate) enum Mode {
 
 struct State {
     mode: Mode,
+    /// Names the last start that was ordered; an order to end makes it void.
+    start: u64,
     /// Grows with each start and end: what was waited for under an older one is lost.
     run: u64,
     /// Commits that wait for their quorum: nobody sees them.
@@ -33,6 +37,8 @@ struct State {
     acks: BTreeMap<MemberId, usize>,
     /// Shards whose owner is being changed in place.
     locked: BTreeSet<ShardId>,
+    /// Ends when the agent's own sessions are cut.
+    sessions: CancellationToken,
 }
 
 /// Why something was not done.
@@ -63,10 +69,12 @@ impl Database {
     pub(crate) fn new(disk: Disk, k: usize, weakened: Weakened) -> Arc<Self> {
         let state = Mutex::new(State {
             mode: Mode::Down,
+            start: 0,
             run: 0,
             hidden: BTreeSet::new(),
             acks: BTreeMap::new(),
             locked: BTreeSet::new(),
+            sessions: CancellationToken::new(),
         });
         let changed = watch::Sender::new(0);
         Arc::new(Self {
@@ -95,14 +103,41 @@ impl Database {
         self.state().mode
     }
 
-    /// Comes up as a standby.
-    pub(crate) fn start(&self) {
-        self.run_as(Mode::Standby);
+    /// Orders a start: its number, for [`Database::start`].
+    pub(crate) fn order_start(&self) -> u64 {
+        let mut state = self.state();
+        state.start += 1;
+        state.start
     }
 
-    /// Ends at once; its log ends where it is.
+    /// Whether this start was the last order.
+    pub(crate) fn is_wanted(&self, start: u64) -> bool {
+        self.state().start == start
+    }
+
+    /// Comes up as a standby, unless the order was taken back.
+    pub(crate) fn start(&self, start: u64) -> bool {
+        let wanted = self.is_wanted(start);
+        if wanted {
+            self.run_as(Mode::Standby);
+        }
+        wanted
+    }
+
+    /// Ends at once, by order; its log ends where it is.
     pub(crate) fn quit(&self) {
+        self.state().start += 1;
+        self.cut_sessions();
         self.run_as(Mode::Down);
+    }
+
+    /// Ends at once, by itself: which start it was, if it ran.
+    pub(crate) fn die(&self) -> Option<u64> {
+        let ran = self.mode() != Mode::Down;
+        if ran {
+            self.run_as(Mode::Down);
+        }
+        ran.then(|| self.state().start)
     }
 
     fn run_as(&self, mode: Mode) {
@@ -117,11 +152,26 @@ impl Database {
         self.bump();
     }
 
-    /// Leaves recovery, on the timeline of that term.
-    pub(crate) fn promote(&self, term: Term) -> Result<(), String> {
+    /// A session of the agent's own that may write: it ends when they are cut.
+    pub(crate) fn session(&self) -> CancellationToken {
+        self.state().sessions.clone()
+    }
+
+    /// Cuts them: what they wait for is reported to nobody.
+    pub(crate) fn cut_sessions(&self) {
+        std::mem::take(&mut self.state().sessions).cancel();
+    }
+
+    /// Names the process that runs.
+    pub(crate) fn run(&self) -> u64 {
+        self.state().run
+    }
+
+    /// Leaves recovery, on the timeline of that term, if it still is that process.
+    pub(crate) fn promote(&self, run: u64, term: Term) -> Result<(), String> {
         {
             let mut state = self.state();
-            if state.mode != Mode::Standby {
+            if state.run != run || state.mode != Mode::Standby {
                 return Err("it is no standby".to_owned());
             }
             state.mode = Mode::Primary;
@@ -298,7 +348,7 @@ impl Database {
         &self,
         mut row: TermRow,
         grants: Vec<Grant>,
-    ) -> Result<(TermRow, Vec<TermRow>), Failed> {
+    ) -> Result<Opened, Failed> {
         let place = {
             let mut state = self.state();
             if state.mode != Mode::Primary {
@@ -316,7 +366,8 @@ impl Database {
         };
         self.bump();
         self.quorum(place).await?;
-        Ok((row, self.disk.lock().rows()))
+        let history = self.disk.lock().rows();
+        Ok(Opened { row, history })
     }
 
     /// In place: under a lock that waits for the shards' writers. With a row it is a call-off.

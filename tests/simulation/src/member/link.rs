@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use atoll_agent::simulation::Command;
+use atoll_agent::{Config, Peer};
 use atoll_runtime::{Listener, Runtime, ScopedTask, Stream};
 use atoll_topology::{MemberId, Term};
 use serde::de::DeserializeOwned;
@@ -14,8 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::actor::Command;
-use super::calls::Peers;
 use super::database::Database;
 use super::disk::Logged;
 
@@ -199,22 +199,18 @@ struct Linked {
 pub(crate) struct Down {
     runtime: Runtime,
     member: MemberId,
-    peers: Arc<Peers>,
+    /// All members, and where each gives its log.
+    members: BTreeMap<MemberId, Peer>,
     database: Arc<Database>,
     link: Mutex<Option<Linked>>,
 }
 
 impl Down {
-    pub(crate) fn new(
-        runtime: &Runtime,
-        member: MemberId,
-        peers: Arc<Peers>,
-        database: Arc<Database>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(runtime: &Runtime, config: &Config, database: Arc<Database>) -> Arc<Self> {
         Arc::new(Self {
             runtime: runtime.clone(),
-            member,
-            peers,
+            member: config.member.clone(),
+            members: config.members.clone(),
             database,
             link: Mutex::default(),
         })
@@ -258,7 +254,7 @@ impl Down {
         end: Option<(usize, u32)>,
     ) -> io::Result<Stream> {
         let unknown = || io::Error::other("no such member");
-        let peer = self.peers.peer(upstream).ok_or_else(unknown)?;
+        let peer = self.members.get(upstream).ok_or_else(unknown)?;
         let greeting = Greeting {
             from: self.member.clone(),
             term: term.get(),
