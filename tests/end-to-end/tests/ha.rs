@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use atoll_testkit::world::{Load, World, sound};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use atoll_testkit::world::{Load, World, complete, served_elsewhere, sound, switch_meanwhile};
 use tokio::time::sleep;
 
 const CITIES: [&str; 3] = ["hangzhou", "shanghai", "shenzhen"];
@@ -15,35 +14,8 @@ const AWAY: [&str; 4] = ["cell", "hz-1", "--to", "shanghai"];
 const BACK: [&str; 1] = ["failback"];
 /// Users at work, in transfers a second: two cores carry forty processes and their databases.
 const RATE: u32 = 30;
-
-fn group<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
-    let groups = status.get("groups")?.as_array()?;
-    groups.iter().find(|group| group["name"] == name)
-}
-
-fn quiet(status: &Value) -> bool {
-    let all = status.get("groups").and_then(Value::as_array);
-    all.is_some_and(|all| {
-        let still = |g: &Value| g.get("open").is_some() && g.get("op").is_none();
-        !all.is_empty() && all.iter().all(still)
-    })
-}
-
-/// Quiet, and every member is where it should be.
-fn complete(status: &Value) -> bool {
-    let warnings = status.get("warnings").and_then(Value::as_array);
-    quiet(status) && warnings.is_some_and(Vec::is_empty)
-}
-
-/// Whether the shards of a group belong to a cell.
-fn owned_by(status: &Value, name: &str, cell: &str) -> bool {
-    let owners = group(status, name).and_then(|group| group.get("owners")?.as_array());
-    let all = owners.is_some_and(|owners| {
-        let its = |owner: &Value| owner.as_str().is_some_and(|text| text.contains(cell));
-        owners.iter().all(its)
-    });
-    all && quiet(status)
-}
+/// Elections until a certain node of three leads.
+const ELECTIONS_MAX: u32 = 12;
 
 /// The users' report: nothing acknowledged is missing or doubled, and nobody was refused.
 async fn unharmed(load: Load, what: &str) -> Result<()> {
@@ -52,30 +24,6 @@ async fn unharmed(load: Load, what: &str) -> Result<()> {
     for refused in ["failed", "unknown"] {
         ensure!(report[refused] == 0, "{what}, {refused}: {report}");
     }
-    Ok(())
-}
-
-/// Gives the shards of group g1 to a cell, and does something to control while that goes on.
-async fn switch_meanwhile(
-    world: &World,
-    order: &[&str],
-    cell: &str,
-    meanwhile: impl AsyncFnOnce() -> Result<()>,
-) -> Result<()> {
-    let mut run = world.switch(order)?;
-    let begun = |status: &Value| {
-        let op = group(status, "g1").and_then(|group| group.get("op"));
-        op.is_some() || owned_by(status, "g1", cell)
-    };
-    world.until("the switch has begun", begun).await?;
-    meanwhile().await?;
-    world
-        .until(&format!("g1 owned by {cell}"), |status| {
-            owned_by(status, "g1", cell)
-        })
-        .await?;
-    run.kill().ok();
-    run.wait()?;
     Ok(())
 }
 
@@ -152,24 +100,14 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     Ok(())
 }
 
-/// Cuts a city off, silently (nobody is told, and its own processes go on among themselves), until
-/// its users are served elsewhere; then it comes back.
+/// Cuts a city off until its users are served elsewhere; then it comes back.
 async fn cut_off(world: &World, city: &str) -> Result<()> {
-    let others = ["outside"].into_iter().chain(CITIES);
-    let others: Vec<&str> = others.filter(|other| *other != city).collect();
-    for other in &others {
-        world.dev("cut", &[city, other])?;
-    }
-    let elsewhere = |status: &Value| {
-        let cells = status["cells"].as_array().cloned().unwrap_or_default();
-        let owner = |cell: &Value| cell["region"] == *city && cell["shards"] != "";
-        quiet(status) && !cells.is_empty() && !cells.iter().any(owner)
-    };
+    world.cut_off(city)?;
     let what = format!("the users of {city} served elsewhere");
-    world.until(&what, elsewhere).await?;
-    for other in &others {
-        world.dev("heal", &[city, other])?;
-    }
+    world
+        .until(&what, |status| served_elsewhere(status, city))
+        .await?;
+    world.heal(city)?;
     world.until("complete", complete).await?;
     Ok(())
 }
@@ -185,4 +123,58 @@ async fn a_city_is_cut_off_with_the_acting_replica_or_etcd_s_leader_in_it() -> R
     world.until("complete", complete).await?;
     cut_off(&world, &city(world.etcd_leader()?).context("a city")?).await?;
     sound(&load.stop().await?)
+}
+
+/// Brings it about that replica and node of the region `alone` are those on which all depends.
+async fn all_depends_on_those_alone(world: &World) -> Result<()> {
+    let others = ["hangzhou-control", "shanghai-control"];
+    for other in others {
+        world.dev("kill", &[other])?;
+    }
+    world
+        .until("it acts", |status| status["acting"] == "alone-control")
+        .await?;
+    for other in others {
+        world.dev("start", &[other])?;
+    }
+    world.until("complete", complete).await?;
+    // Which node is elected is chance.
+    for _ in 0..ELECTIONS_MAX {
+        let leader = world.etcd_leader()?;
+        if leader == "alone-etcd" {
+            ensure!(world.acting()? == "alone-control", "another replica acts");
+            return Ok(());
+        }
+        world.dev("kill", &[&leader])?;
+        world.until("complete without it", complete).await?;
+        world.dev("start", &[&leader])?;
+        world.until("complete", complete).await?;
+    }
+    bail!("alone-etcd was never elected")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_acting_replica_and_etcd_s_leader_are_cut_off_in_a_switch_each_alone_and_both()
+-> Result<()> {
+    let world = World::up_on_etcd_with_one_alone("ha-alone")?;
+    world.until("complete", complete).await?;
+    // Who is dead already when the region is cut off.
+    let cases = [None, Some("alone-etcd"), Some("alone-control")];
+    let orders = [(AWAY.as_slice(), "sh-1"), (&BACK, "hz-1")];
+    for (dead, (order, cell)) in cases.into_iter().zip(orders.into_iter().cycle()) {
+        all_depends_on_those_alone(&world).await?;
+        if let Some(dead) = dead {
+            world.dev("kill", &[dead])?;
+            world.until("complete without it", complete).await?;
+        }
+        let load = world.load(RATE).await?;
+        switch_meanwhile(&world, order, cell, async || world.cut_off("alone")).await?;
+        world.heal("alone")?;
+        if let Some(dead) = dead {
+            world.dev("start", &[dead])?;
+        }
+        unharmed(load, &format!("cut off in a switch, {dead:?} dead")).await?;
+        world.until("complete", complete).await?;
+    }
+    Ok(())
 }

@@ -1,10 +1,12 @@
 //! A world of real processes, started by the very command that a newcomer types.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use atoll_runtime::LinksFile;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -32,35 +34,60 @@ pub struct Load {
 impl World {
     /// Three cities, four cells, four data groups, the bank; control is one process with a file.
     pub fn up(name: &str) -> Result<Self> {
-        Self::up_with(name, &[])
+        Self::up_with(name, &three_cities(), &[])
     }
 
     /// The same with three replicas of control on three nodes of etcd, one of each a city.
     pub fn up_on_etcd(name: &str) -> Result<Self> {
-        let etcd = atoll_programs::etcd()?;
-        let program = etcd.etcd.display().to_string();
-        // One city after the other is lost there.
-        let window = ["--guard-window", "5"];
-        let store = ["--store", "etcd", "--etcd", &program];
-        Self::up_with(name, &[store.as_slice(), &window].concat())
+        Self::up_on_etcd_as(name, &three_cities())
     }
 
-    fn up_with(name: &str, more: &[&str]) -> Result<Self> {
+    /// The same, but one replica and one node stand in a region of their own, `alone`, with nothing
+    /// else in it: what is cut off with that region is they.
+    pub fn up_on_etcd_with_one_alone(name: &str) -> Result<Self> {
+        let cities = std::fs::read_to_string(three_cities())?;
+        let mut topology = tempfile::NamedTempFile::with_suffix(".yaml")?;
+        // The store takes the first three regions by name.
+        for (kind, name, spec) in [
+            (
+                "Region",
+                "alone",
+                "roundTripMs: {hangzhou: 10, shanghai: 10, shenzhen: 10}",
+            ),
+            ("Zone", "alone-a", "region: alone"),
+        ] {
+            write!(
+                topology,
+                "apiVersion: atoll.dev/v1\nkind: {kind}\nmetadata: {{name: {name}}}\n\
+                 spec:\n  {spec}\n---\n"
+            )?;
+        }
+        topology.write_all(cities.as_bytes())?;
+        Self::up_on_etcd_as(name, topology.path())
+    }
+
+    fn up_on_etcd_as(name: &str, topology: &Path) -> Result<Self> {
+        let etcd = atoll_programs::etcd()?;
+        let program = etcd.etcd.display().to_string();
+        // One part after the other is lost there.
+        let window = ["--guard-window", "5"];
+        let store = ["--store", "etcd", "--etcd", &program];
+        Self::up_with(name, topology, &[store.as_slice(), &window].concat())
+    }
+
+    fn up_with(name: &str, topology: &Path, more: &[&str]) -> Result<Self> {
         let atoll = binary()?;
         let bank = atoll.with_file_name("bank");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let me = std::process::id();
         let dir = PathBuf::from(format!("/var/tmp/atoll-test-{name}-{me}"));
         let world = Self { dir, atoll, bank };
-        let file = root.join("examples/topologies/three-cities.yaml");
-        let schema = root.join("examples/bank/schema.sql");
         let said = Command::new(&world.atoll)
             .args(["dev", "up", "-f"])
-            .arg(file)
+            .arg(topology)
             .arg("--dir")
             .arg(&world.dir)
             .arg("--schema")
-            .arg(schema)
+            .arg(example("bank/schema.sql"))
             .args(more)
             .output()?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -78,6 +105,26 @@ impl World {
             .output()?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.status.success(), "dev {verb} {what:?}: {text}");
+        Ok(())
+    }
+
+    /// Cuts a region off from all others and from outside, silently: nobody is told, and its own
+    /// processes go on among themselves.
+    pub fn cut_off(&self, region: &str) -> Result<()> {
+        self.border("cut", region)
+    }
+
+    /// Heals what `cut_off` cut.
+    pub fn heal(&self, region: &str) -> Result<()> {
+        self.border("heal", region)
+    }
+
+    fn border(&self, verb: &str, region: &str) -> Result<()> {
+        let text = std::fs::read(self.dir.join("run/links.json"))?;
+        let links: LinksFile = serde_json::from_slice(&text)?;
+        for other in links.regions.iter().filter(|other| *other != region) {
+            self.dev(verb, &[region, other])?;
+        }
         Ok(())
     }
 
@@ -125,7 +172,7 @@ impl World {
         bail!("no node of etcd leads")
     }
 
-    /// Plans, and begins exactly that plan; does not wait for its end. The execution's name.
+    /// Plans, and begins exactly that plan; does not wait for its end.
     pub fn switch(&self, plan: &[&str]) -> Result<Child> {
         let words: Vec<&str> = ["switch", "plan"].iter().chain(plan).copied().collect();
         let plan = self.ask(&words)?;
@@ -161,9 +208,11 @@ impl World {
         let report = self.dir.join("load.json");
         let (control, started) = (self.dir.join("load.orders"), self.dir.join("load.started"));
         std::fs::write(&control, "")?;
-        // Of the load before this one.
-        if started.try_exists()? {
-            std::fs::remove_file(&started)?;
+        // Of the load before this one, which would speak for it.
+        for old in [&started, &report] {
+            if old.try_exists()? {
+                std::fs::remove_file(old)?;
+            }
         }
         let child = Command::new(&self.bank)
             .args([
@@ -185,15 +234,18 @@ impl World {
             .stderr(Stdio::null())
             .spawn()?;
         let deadline = Instant::now() + LIMIT;
-        while !started.try_exists()? {
-            ensure!(Instant::now() < deadline, "the users did not begin");
-            sleep(LOOK).await;
-        }
-        Ok(Load {
+        let mut load = Load {
             child,
             report,
             control,
-        })
+        };
+        while !started.try_exists()? {
+            let ended = load.child.try_wait()?;
+            ensure!(ended.is_none(), "the users ended at once: {ended:?}");
+            ensure!(Instant::now() < deadline, "the users did not begin");
+            sleep(LOOK).await;
+        }
+        Ok(load)
     }
 }
 
@@ -202,12 +254,95 @@ impl Load {
     pub async fn stop(mut self) -> Result<Value> {
         std::fs::write(&self.control, "stop\n")?;
         let deadline = Instant::now() + LIMIT;
-        while self.child.try_wait()?.is_none() {
+        let ended = loop {
+            if let Some(ended) = self.child.try_wait()? {
+                break ended;
+            }
             ensure!(Instant::now() < deadline, "the books were not read");
             sleep(LOOK).await;
-        }
-        Ok(serde_json::from_slice(&std::fs::read(&self.report)?)?)
+        };
+        let report = std::fs::read(&self.report)
+            .with_context(|| format!("the users left no report ({ended})"))?;
+        let report = serde_json::from_slice(&report)?;
+        // It fails where its own verdict is bad, so a report from elsewhere does not stand for it.
+        ensure!(ended.success(), "the users' load {ended}: {report}");
+        Ok(report)
     }
+}
+
+fn example(path: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.join("examples").join(path)
+}
+
+fn three_cities() -> PathBuf {
+    example("topologies/three-cities.yaml")
+}
+
+/// A data group in the state of a world.
+pub fn group<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    let groups = status.get("groups")?.as_array()?;
+    groups.iter().find(|group| group["name"] == name)
+}
+
+/// Every data group is open, and none has an op.
+pub fn quiet(status: &Value) -> bool {
+    let all = status.get("groups").and_then(Value::as_array);
+    all.is_some_and(|all| {
+        let still = |g: &Value| g.get("open").is_some() && g.get("op").is_none();
+        !all.is_empty() && all.iter().all(still)
+    })
+}
+
+/// Quiet, and every member is where it should be.
+pub fn complete(status: &Value) -> bool {
+    let warnings = status.get("warnings").and_then(Value::as_array);
+    quiet(status) && warnings.is_some_and(Vec::is_empty)
+}
+
+/// Whether all shards of a group belong to a cell, and nothing is under way.
+pub fn owned_by(status: &Value, name: &str, cell: &str) -> bool {
+    let owners = group(status, name).and_then(|group| group.get("owners")?.as_array());
+    let all = owners.is_some_and(|owners| {
+        let its = |owner: &Value| owner.as_str().is_some_and(|text| text.contains(cell));
+        !owners.is_empty() && owners.iter().all(its)
+    });
+    all && quiet(status)
+}
+
+/// Whether a city's cells own nothing any more, and nothing is under way.
+pub fn served_elsewhere(status: &Value, city: &str) -> bool {
+    let cells = status["cells"].as_array();
+    cells.is_some_and(|cells| {
+        let owner = |cell: &Value| cell["region"] == *city && cell["shards"] != "";
+        quiet(status) && !cells.is_empty() && !cells.iter().any(owner)
+    })
+}
+
+/// Gives the shards of group g1 to a cell by an order, does something while that goes on, and waits
+/// for the order's end.
+pub async fn switch_meanwhile(
+    world: &World,
+    order: &[&str],
+    cell: &str,
+    meanwhile: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
+    let mut run = world.switch(order)?;
+    let begun = |status: &Value| {
+        let op = group(status, "g1").and_then(|group| group.get("op"));
+        op.is_some() || owned_by(status, "g1", cell)
+    };
+    world.until("the switch has begun", begun).await?;
+    meanwhile().await?;
+    world
+        .until(&format!("g1 owned by {cell}"), |status| {
+            owned_by(status, "g1", cell)
+        })
+        .await?;
+    // What was done may have ended the command's own connection; the facts are what counts.
+    run.kill().ok();
+    run.wait()?;
+    Ok(())
 }
 
 /// Nothing acknowledged is lost or doubled, and something was acknowledged.

@@ -122,8 +122,7 @@ async fn one_standby_alone_is_no_recruit_set_and_becomes_the_primary_when_it_is_
     let step = group.control.progress(&order.op);
     ensure!(matches!(step, Some(Progress::Recruiting)), "{step:?}");
     group.heal()?;
-    group.until_open(&order).await?;
-    group.finish(&order).await?;
+    group.opens(&order).await?;
     group.point(&writers, "a");
     writers.progress(50, WRITES_LIMIT).await?;
     let tally = writers.stop().await;
@@ -171,6 +170,15 @@ async fn a_target_that_is_behind_takes_what_it_lacks_from_the_other_recruit() ->
     Ok(())
 }
 
+/// A group whose primary hears neither standby.
+async fn first_alone() -> Result<Group> {
+    let group = Group::born(GroupOptions::default()).await?;
+    group.members_are_joined().await?;
+    group.part(0, 1).await?;
+    group.part(0, 2).await?;
+    Ok(group)
+}
+
 /// Waits until `write` hangs in its wait for the quorum on the first member.
 async fn until_it_waits<T: std::fmt::Debug>(
     group: &Group,
@@ -184,10 +192,7 @@ async fn until_it_waits<T: std::fmt::Debug>(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_is_restarted_as_one_shows_a_row_that_nobody_else_has() -> Result<()> {
-    let mut group = Group::born(GroupOptions::default()).await?;
-    group.members_are_joined().await?;
-    group.part(0, 1).await?;
-    group.part(0, 2).await?;
+    let mut group = first_alone().await?;
     let client = group.client(0, "cell_a").await?;
     let mut write = std::pin::pin!(client.execute("INSERT INTO s00000.t VALUES ($1)", &[&SPECIAL]));
     until_it_waits(&group, write.as_mut()).await?;
@@ -266,8 +271,7 @@ async fn lost_to_the_longer_log(row: Row) -> Result<usize> {
         Row::Skipped => 0,
         Row::Written => {
             group.agents[1].start()?;
-            group.until_open(&order).await?;
-            group.finish(&order).await?;
+            group.opens(&order).await?;
             group.members_are_equal().await?;
             2
         }
@@ -328,10 +332,7 @@ async fn a_newer_log_wins_against_a_longer_one() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_that_reaches_a_waiting_commit_turns_it_into_a_false_success() -> Result<()> {
-    let mut group = Group::born(GroupOptions::default()).await?;
-    group.members_are_joined().await?;
-    group.part(0, 1).await?;
-    group.part(0, 2).await?;
+    let mut group = first_alone().await?;
     let client = group.client(0, "cell_a").await?;
     let mut write = std::pin::pin!(client.execute("INSERT INTO s00000.t VALUES ($1)", &[&SPECIAL]));
     until_it_waits(&group, write.as_mut()).await?;

@@ -11,14 +11,20 @@ use crate::WRITES_LIMIT;
 /// PostgreSQL's data, its log, and a second copy of both while a member is cloned.
 const DISK: Ground = Ground::Disk { mib: 160 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_without_room_for_a_row_says_so_and_goes_on_with_room() -> Result<()> {
+/// A group whose members' directories stand on these grounds.
+async fn born_on(grounds: [Ground; 3]) -> Result<Group> {
     let group = Group::born(GroupOptions {
-        grounds: [DISK, Ground::Plain, Ground::Plain],
+        grounds,
         ..GroupOptions::default()
     })
     .await?;
     group.members_are_joined().await?;
+    Ok(group)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_without_room_for_a_row_says_so_and_goes_on_with_room() -> Result<()> {
+    let group = born_on([DISK, Ground::Plain, Ground::Plain]).await?;
     let writers = group.writers(8);
     writers.progress(50, WRITES_LIMIT).await?;
     group.agents[0].fill_disk()?;
@@ -39,12 +45,7 @@ async fn a_primary_without_room_for_a_row_says_so_and_goes_on_with_room() -> Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_without_room_for_its_log_ends_and_is_succeeded_and_comes_back_with_room()
 -> Result<()> {
-    let mut group = Group::born(GroupOptions {
-        grounds: [DISK, Ground::Plain, Ground::Plain],
-        ..GroupOptions::default()
-    })
-    .await?;
-    group.members_are_joined().await?;
+    let mut group = born_on([DISK, Ground::Plain, Ground::Plain]).await?;
     let writers = group.writers(8);
     writers.progress(50, WRITES_LIMIT).await?;
     group.agents[0].fill_disk()?;
@@ -73,12 +74,7 @@ async fn a_primary_without_room_for_its_log_ends_and_is_succeeded_and_comes_back
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_whose_disk_is_full_holds_nobody_up_and_comes_back_with_room() -> Result<()> {
-    let group = Group::born(GroupOptions {
-        grounds: [Ground::Plain, DISK, Ground::Plain],
-        ..GroupOptions::default()
-    })
-    .await?;
-    group.members_are_joined().await?;
+    let group = born_on([Ground::Plain, DISK, Ground::Plain]).await?;
     let writers = group.writers(8);
     writers.progress(50, WRITES_LIMIT).await?;
     group.agents[1].fill_disk()?;
@@ -102,12 +98,7 @@ async fn a_standby_whose_disk_is_full_holds_nobody_up_and_comes_back_with_room()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_disk_is_full_can_still_promise() -> Result<()> {
-    let mut group = Group::born(GroupOptions {
-        grounds: [Ground::Plain, Ground::Plain, DISK],
-        ..GroupOptions::default()
-    })
-    .await?;
-    group.members_are_joined().await?;
+    let mut group = born_on([Ground::Plain, Ground::Plain, DISK]).await?;
     group.agents[2].fill_disk()?;
     // The file is as large as it will ever be.
     let order = group.begin(OpKind::Failover, 1, &[], None).await?;
@@ -126,12 +117,7 @@ async fn a_member_whose_disk_is_full_can_still_promise() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_cannot_write_its_promise_does_not_answer_and_ends() -> Result<()> {
-    let mut group = Group::born(GroupOptions {
-        grounds: [Ground::Plain, Ground::Limited, Ground::Plain],
-        ..GroupOptions::default()
-    })
-    .await?;
-    group.members_are_joined().await?;
+    let mut group = born_on([Ground::Plain, Ground::Limited, Ground::Plain]).await?;
     let writers = group.writers(8);
     writers.progress(50, WRITES_LIMIT).await?;
     // A tenth of a slot: the write breaks off.
@@ -146,8 +132,7 @@ async fn a_member_that_cannot_write_its_promise_does_not_answer_and_ends() -> Re
     group.control.forget(&group.member(1));
     group.agents[1].postgres_gone().await?;
     // The others are enough.
-    group.until_open(&order).await?;
-    group.finish(&order).await?;
+    group.opens(&order).await?;
     group.point(&writers, "a");
     writers.progress(50, WRITES_LIMIT).await?;
     let tally = writers.stop().await;

@@ -77,8 +77,7 @@ async fn of_two_drivers_the_one_with_the_newer_term_wins() -> Result<()> {
         .await?;
     group.drive(&first).await?;
     group.drive(&second).await?;
-    group.until_open(&second).await?;
-    group.finish(&second).await?;
+    group.opens(&second).await?;
     group.point(&writers, "a");
     writers.progress(100, WRITES_LIMIT).await?;
     let tally = writers.stop().await;
@@ -104,8 +103,7 @@ async fn a_member_that_dies_between_its_promise_and_its_answer_keeps_the_promise
     group.agents[2].ended().await?;
     group.control.forget(&group.member(2));
     group.agents[2].start()?;
-    group.until_open(&order).await?;
-    group.finish(&order).await?;
+    group.opens(&order).await?;
     group.point(&writers, "a");
     writers.progress(100, WRITES_LIMIT).await?;
     let tally = writers.stop().await;

@@ -92,8 +92,7 @@ async fn a_schema_change_and_an_owner_change_at_once_leave_one_writer() -> Resul
         holder
             .execute("let go", "SELECT pg_advisory_unlock(7)")
             .await?;
-        group.until_open(&order).await?;
-        group.finish(&order).await
+        group.opens(&order).await
     };
     let (applied, changed): (Result<SchemaApplied>, Result<()>) = tokio::join!(apply, change);
     changed?;

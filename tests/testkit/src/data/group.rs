@@ -273,6 +273,11 @@ impl Group {
     /// P3 to P8.
     pub async fn finish_op(&mut self, order: &DriveOrder) -> Result<()> {
         self.drive(order).await?;
+        self.opens(order).await
+    }
+
+    /// P7 and P8 of an order that was sent: waits until it is open, and finishes it.
+    pub async fn opens(&mut self, order: &DriveOrder) -> Result<()> {
         self.until_open(order).await?;
         self.finish(order).await
     }
