@@ -3,11 +3,12 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
 use atoll_world::{
-    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Store, Up, Ways, serve_etcd,
+    Canary, Disks, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Store, Up, Ways, serve_etcd,
     worlds_of_this_user,
 };
 
@@ -55,6 +56,13 @@ pub(crate) enum Command {
         /// second one is left to a person [default: 600]
         #[arg(long, value_name = "SECONDS")]
         guard_window: Option<u64>,
+        /// A disk of their own, of so many MiB, for members: NAME is a process, data group, zone or
+        /// region. It is in memory, can be filled, and ends with the world
+        #[arg(long = "disk", value_name = "NAME=MIB", value_parser = disk_of)]
+        disks: Vec<(String, u32)>,
+        /// Let members' disks be slowed down (builds a small library with cc)
+        #[arg(long)]
+        slow_disks: bool,
     },
     /// End a world, and prove that nothing is left of it
     Down {
@@ -81,6 +89,27 @@ pub(crate) enum Command {
     Cut(Link),
     /// Heal the link between two regions
     Heal(Link),
+    /// Fill the disks of members to the last page (those that `up --disk` gave one)
+    FillDisk(Target),
+    /// Free the disks of members again
+    FreeDisk(Target),
+    /// Slow down the disks of members: every wait for the disk takes longer (after `up --slow-disks`)
+    SlowDisk {
+        #[command(flatten)]
+        target: Target,
+        /// By how much; 0: as fast as ever
+        #[arg(value_name = "MS")]
+        delay_ms: u32,
+    },
+    /// Put the clocks of processes forward or back: what Atoll reads off the clock, not PostgreSQL
+    /// and not the application
+    Clock {
+        #[command(flatten)]
+        target: Target,
+        /// By how much, for instance 2000 or -2000; 0: right again
+        #[arg(value_name = "MS", allow_negative_numbers = true)]
+        offset_ms: i64,
+    },
     /// A node of etcd; started by `up`
     #[command(hide = true)]
     Etcd(Start),
@@ -181,6 +210,8 @@ async fn carry_out(command: Command) -> Result<()> {
             etcd,
             outside_round_trip_ms,
             guard_window,
+            disks,
+            slow_disks,
         } => {
             let atoll = std::env::current_exe().context("this binary's own path is unknown")?;
             let canary = match (&canary, &app) {
@@ -205,6 +236,10 @@ async fn carry_out(command: Command) -> Result<()> {
                 store: store_of(store, etcd)?,
                 outside_round_trip_ms,
                 automatic_window_seconds: guard_window,
+                disks: Disks {
+                    own_mib: disks.into_iter().collect(),
+                    slow: slow_disks,
+                },
             };
             up(&Up {
                 topology: file,
@@ -246,7 +281,35 @@ async fn carry_out(command: Command) -> Result<()> {
             talk::say(&format!("healed: {}", link.words()));
             Ok(())
         }
+        Command::FillDisk(target) => told(
+            "filled the disks of",
+            find(&target.which)?.fill_disk(&target.target).await?,
+        ),
+        Command::FreeDisk(target) => told(
+            "freed the disks of",
+            find(&target.which)?.free_disk(&target.target).await?,
+        ),
+        Command::SlowDisk { target, delay_ms } => {
+            let delay = Duration::from_millis(delay_ms.into());
+            let slowed = find(&target.which)?.slow_disk(&target.target, delay)?;
+            talk::say(&format!("disks slower by {delay_ms} ms: {}", slowed.join(" ")));
+            Ok(())
+        }
+        Command::Clock { target, offset_ms } => {
+            let wrong = find(&target.which)?.set_clock(&target.target, offset_ms)?;
+            talk::say(&format!("clocks off by {offset_ms} ms: {}", wrong.join(" ")));
+            Ok(())
+        }
         Command::Supervise { .. } | Command::Etcd(_) => Ok(()),
+    }
+}
+
+/// `g1=512`
+fn disk_of(words: &str) -> Result<(String, u32), String> {
+    let (name, mib) = words.split_once('=').ok_or("expected NAME=MIB")?;
+    match mib.parse() {
+        Ok(mib) if mib > 0 => Ok((name.to_owned(), mib)),
+        _ => Err(format!("{mib:?} is no number of MiB")),
     }
 }
 
@@ -363,7 +426,7 @@ fn progress() -> impl FnMut(&str) {
     let live = std::io::stderr().is_terminal();
     let bar = live.then(|| {
         let bar = indicatif::ProgressBar::new_spinner();
-        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        bar.enable_steady_tick(Duration::from_millis(100));
         bar
     });
     move |text: &str| match &bar {

@@ -103,7 +103,11 @@ fn config_of(world: &World<'_>, place: &Place) -> Result<Value, ConfigError> {
     // Read by the binary for every role; the rest is the role's own.
     config.insert(
         "runtime".to_owned(),
-        json!({ "source": place.ip, "links_file": world.directory.links() }),
+        json!({
+            "source": place.ip,
+            "links_file": world.directory.links(),
+            "clock_file": world.directory.clock_of(place.id.as_str()),
+        }),
     );
     let own = match place.role {
         Role::Control => world.control(place),

@@ -157,6 +157,16 @@ impl Directory {
         self.run().join("links.json")
     }
 
+    /// The offset of one process's clock, in milliseconds.
+    pub fn clock_of(&self, process: &str) -> PathBuf {
+        self.run().join(format!("{process}.clock"))
+    }
+
+    /// The library that slows disks down, and how much.
+    pub fn slow_disks(&self) -> PathBuf {
+        self.run().join("slow-disks")
+    }
+
     /// Every process and what it does now.
     pub fn processes(&self) -> PathBuf {
         self.run().join("processes.json")

@@ -81,7 +81,8 @@ pub enum EtcdError {
     },
 }
 
-/// Runs one node until the runtime is told to end; `ready` is called once it serves.
+/// Runs one node until the runtime is told to end; `ready` is called once it takes connections. Whether
+/// it can answer them depends on how many of the others are there, and it must not wait for those.
 pub async fn serve_etcd(
     config: EtcdConfig,
     runtime: Runtime,
@@ -101,7 +102,7 @@ pub async fn serve_etcd(
     relay::outward(&runtime, SocketAddr::new(ip, PROXY_PORT), ways).await?;
     let mut node = spawn(&spec(&config, ip))?;
     let shutdown = runtime.shutdown();
-    let serves = async {
+    let listens = async {
         while runtime
             .connect_plain(SocketAddr::new(ip, INNER_CLIENT_PORT))
             .await
@@ -113,9 +114,9 @@ pub async fn serve_etcd(
     let ended = tokio::select! {
         ended = node.wait() => Some(ended?),
         () = shutdown.requested() => None,
-        () = serves => {
+        () = listens => {
             ready(&format!("client={} peer={}", config.client, config.peer));
-            info!(process = %config.process, "etcd serves");
+            info!(process = %config.process, "etcd takes connections");
             tokio::select! {
                 ended = node.wait() => Some(ended?),
                 () = shutdown.requested() => None,

@@ -7,6 +7,7 @@
 mod board;
 mod config;
 mod directory;
+mod disks;
 mod etcd;
 mod keeper;
 mod links;
@@ -21,6 +22,7 @@ mod supervisor;
 
 pub use config::ConfigError;
 pub use directory::{BadDirectory, Directory, PATH_BYTES_MAX, worlds_of_this_user};
+pub use disks::{DiskError, Disks};
 pub use etcd::{EtcdConfig, EtcdError, serve_etcd};
 pub use links::{
     Change, LinkError, Ways, change_link, edit_links, links_of, read_links, write_links,

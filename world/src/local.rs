@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atoll_hosts::{
-    NotReady, ProcessRef, SpawnError, Spec, StillAlive, below_directory, kill, ready_line, spawn,
-    wait_gone,
+    NotReady, ProcessRef, SlowDisks, SpawnError, Spec, StillAlive, Tree, below_directory, kill,
+    ready_line, seen_by, spawn, wait_gone,
 };
 use atoll_runtime::LinksFile;
 use atoll_topology::Topology;
 use thiserror::Error;
 
 use crate::directory::{BadDirectory, Directory, worlds_of_this_user};
-use crate::links::{Change, LinkError, Ways, change_link, edit_links, read_links};
+use crate::disks::{DiskError, members};
+use crate::links::{Change, LinkError, Ways, change_link, edit_links, read_links, write_whole};
 use crate::options::{BadFile, Options, Record, read_json};
 use crate::order::{Order, OrderError, Outcome, give};
+use crate::plan::{Plan, Role, TooLarge};
 use crate::status::WorldStatus;
 
 /// How long the supervisor may take until it takes orders.
@@ -94,6 +96,15 @@ pub enum WorldError {
     /// An order was not carried out.
     #[error(transparent)]
     Order(#[from] OrderError),
+    /// Members do not have the disks that were asked for.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The topology does not fit.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// Nobody has the clock that was to be changed.
+    #[error("{0:?} means no process of this world whose clock can be changed")]
+    NoClock(String),
     /// A link cannot be changed.
     #[error(transparent)]
     Links(#[from] LinkError),
@@ -111,6 +122,23 @@ pub struct LocalWorld {
     directory: Directory,
 }
 
+/// The command that becomes the supervisor, on the disks that members are to have; and the means to
+/// slow them down.
+fn supervisor_on_disks(
+    up: &Up,
+    directory: &Directory,
+    topology: &Topology,
+) -> Result<Vec<String>, WorldError> {
+    let (atoll, disks) = (&up.options.atoll, &up.options.disks);
+    if disks.slow {
+        let slow = SlowDisks::in_folder(&directory.slow_disks());
+        slow.build().map_err(DiskError::Slow)?;
+    }
+    // The processes' names are the same in every world, whatever its number.
+    let plan = Plan::lay_out(topology, 1, &up.options.store)?;
+    Ok(disks.command(directory, &plan, atoll)?)
+}
+
 impl LocalWorld {
     /// Starts the supervisor of a new world, or of one that was ended before (its data is kept).
     /// Returns once it takes orders; `wait_serving` waits for the rest.
@@ -120,7 +148,7 @@ impl LocalWorld {
             path: path.clone(),
             source,
         })?;
-        Topology::parse(&text).map_err(|violations| WorldError::Topology {
+        let topology = Topology::parse(&text).map_err(|violations| WorldError::Topology {
             path,
             violations: violations.to_string(),
         })?;
@@ -134,24 +162,29 @@ impl LocalWorld {
                 });
             }
         }
+        // Whatever refuses it comes before the first change.
+        if let Some(before) = Record::of_earlier(&directory)? {
+            let path = directory.root().to_path_buf();
+            let (store, disks) = (&before.options.store, &before.options.disks);
+            if store.word() != up.options.store.word() {
+                let before = store.word();
+                return Err(WorldError::OtherStore { path, before });
+            }
+            if !disks.own_mib.is_empty() {
+                return Err(DiskError::Gone { path }.into());
+            }
+        }
+        let mut words = supervisor_on_disks(up, &directory, &topology)?;
         if up.topology.canonicalize()? != directory.topology() {
             fs::write(directory.topology(), text)?;
         }
-        if let Ok(before) = Record::read(&directory)
-            && before.options.store.word() != up.options.store.word()
-        {
-            return Err(WorldError::OtherStore {
-                path: directory.root().to_path_buf(),
-                before: before.options.store.word(),
-            });
-        }
         up.options.write(&directory)?;
         let root = directory.root().display().to_string();
+        words.extend(["dev", "supervise", "--dir", &root].map(str::to_owned));
+        let program = words.remove(0).into();
         let spec = Spec {
-            program: up.options.atoll.clone(),
-            args: ["dev", "supervise", "--dir", &root]
-                .map(str::to_owned)
-                .to_vec(),
+            program,
+            args: words,
             env: Vec::new(),
             directory: directory.root().to_path_buf(),
             output: directory.output_of("supervisor"),
@@ -254,6 +287,79 @@ impl LocalWorld {
             |_| {},
         )
         .await
+    }
+
+    /// Takes all that is left of the disks of members that have their own.
+    pub async fn fill_disk(&self, target: &str) -> Result<Outcome, WorldError> {
+        let target = target.to_owned();
+        self.give(&Order::FillDisk { target }, |_| {}).await
+    }
+
+    /// Gives it back.
+    pub async fn free_disk(&self, target: &str) -> Result<Outcome, WorldError> {
+        let target = target.to_owned();
+        self.give(&Order::FreeDisk { target }, |_| {}).await
+    }
+
+    /// From now on everything takes so much longer that waits for the disk of these members; returns
+    /// who they are.
+    pub fn slow_disk(&self, target: &str, delay: Duration) -> Result<Vec<String>, WorldError> {
+        let record = self.record()?;
+        let disks = self.slow_disks(&record)?;
+        let members = members(&record.plan, target)?;
+        let mut slowed = Vec::new();
+        for member in members {
+            disks
+                .slow(member.id.as_str(), delay)
+                .map_err(DiskError::Io)?;
+            slowed.push(member.id.to_string());
+        }
+        Ok(slowed)
+    }
+
+    /// How long a small write to the disk of this member takes now, as its own processes feel it.
+    pub async fn disk_latency(&self, process: &str) -> Result<Duration, WorldError> {
+        let disks = self.slow_disks(&self.record()?)?;
+        let at = self.directory.data_of(process);
+        let at = seen_by(self.status()?.supervisor.pid, &at);
+        Ok(disks.latency(process, &at).await.map_err(DiskError::Slow)?)
+    }
+
+    /// How many processes of this member, PostgreSQL's among them, feel its disk slowed down, and how
+    /// many do not.
+    pub fn on_slow_disk(&self, process: &str) -> Result<(usize, usize), WorldError> {
+        let disks = self.slow_disks(&self.record()?)?;
+        let status = self.status()?;
+        let meant = status.processes.iter().find(|p| p.name.as_str() == process);
+        let root = meant.and_then(|p| p.process);
+        let all = Tree::now()?.below(root.as_slice());
+        let under = all.iter().filter(|p| disks.is_under(p.pid)).count();
+        Ok((under, all.len() - under))
+    }
+
+    fn slow_disks(&self, record: &Record) -> Result<SlowDisks, DiskError> {
+        if !record.options.disks.slow {
+            return Err(DiskError::NeverSlow);
+        }
+        Ok(SlowDisks::in_folder(&self.directory.slow_disks()))
+    }
+
+    /// From now on the clocks of these processes are wrong by so much (0: they are right); returns
+    /// whose. Only what Atoll itself reads off the clock: neither PostgreSQL nor the application.
+    pub fn set_clock(&self, target: &str, offset_ms: i64) -> Result<Vec<String>, WorldError> {
+        let plan = self.record()?.plan;
+        let mut meant = plan.meant_by(target);
+        meant.retain(|place| place.role != Role::Application);
+        if meant.is_empty() {
+            return Err(WorldError::NoClock(target.to_owned()));
+        }
+        let mut wrong = Vec::new();
+        for place in meant {
+            let file = self.directory.clock_of(place.id.as_str());
+            write_whole(&file, offset_ms.to_string().as_bytes())?;
+            wrong.push(place.id.to_string());
+        }
+        Ok(wrong)
     }
 
     /// Cuts the link between two regions, silently.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::directory::Directory;
+use crate::disks::Disks;
 use crate::links::write_whole;
 use crate::plan::Plan;
 
@@ -32,7 +33,8 @@ pub enum Store {
     /// One replica of control outside the regions, with a file.
     #[default]
     Redb,
-    /// A replica of control and a node of etcd in each of three regions.
+    /// A replica of control and a node of etcd in each of three regions, of five where there are so
+    /// many.
     Etcd {
         /// etcd's server program.
         program: PathBuf,
@@ -70,6 +72,9 @@ pub struct Options {
     /// The window of automation's guards, in seconds; control's default without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub automatic_window_seconds: Option<u64>,
+    /// What members stand on.
+    #[serde(default)]
+    pub disks: Disks,
 }
 
 /// A world that was brought up: its plan and the choices.
@@ -152,6 +157,15 @@ impl Record {
     /// Reads what the supervisor wrote.
     pub fn read(directory: &Directory) -> Result<Self, BadFile> {
         read_json(&directory.world_record())
+    }
+
+    /// The one that an earlier world left there; one that cannot be read is not none.
+    pub(crate) fn of_earlier(directory: &Directory) -> Result<Option<Self>, BadFile> {
+        match Self::read(directory) {
+            Ok(record) => Ok(Some(record)),
+            Err(BadFile::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn write(&self, directory: &Directory) -> Result<(), BadFile> {

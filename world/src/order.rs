@@ -29,6 +29,10 @@ pub(crate) enum Order {
     Resume { target: String },
     /// Start processes that are down, and answer once they are ready.
     Start { target: String },
+    /// Take all that is left of members' own disks.
+    FillDisk { target: String },
+    /// Give it back.
+    FreeDisk { target: String },
     /// End the world.
     Down,
 }

@@ -46,6 +46,8 @@ pub(crate) async fn carry_out(
         Order::Pause { target } => pause(world, &meant(world, Some(target))?),
         Order::Resume { target } => resume(world, &meant(world, Some(target))?),
         Order::Start { target } => start(world, &meant(world, Some(target))?, talk).await,
+        Order::FillDisk { target } => disk(world, target, atoll_hosts::fill).await,
+        Order::FreeDisk { target } => disk(world, target, atoll_hosts::free).await,
         Order::Down => {
             let outcome = outcome(world, &meant(world, None)?, 0);
             world.end().await;
@@ -131,6 +133,31 @@ async fn start(world: &World, ids: &[ProcessId], talk: &Talk) -> Result<Outcome,
     world.board.want(ids, Wish::Run);
     wait_ready(world, ids, talk).await?;
     Ok(resumed)
+}
+
+/// Does something to the disks of members; we are where they can be seen.
+async fn disk(
+    world: &World,
+    target: &str,
+    change: fn(&Path) -> std::io::Result<()>,
+) -> Result<Outcome, String> {
+    let disks = &world.record.options.disks;
+    let meant = disks.meant(&world.directory, &world.record.plan, target);
+    let meant = meant.map_err(|error| error.to_string())?;
+    let (processes, directories): (Vec<_>, Vec<_>) = meant.into_iter().unzip();
+    let at_ms = world.runtime.wall_clock().0;
+    let change = world.runtime.tasks().spawn_blocking("change disks", move || {
+        directories.iter().try_for_each(|at| change(at))
+    });
+    match change.await {
+        Ok(Ok(())) => Ok(Outcome {
+            at_ms,
+            processes,
+            signalled: 0,
+        }),
+        Ok(Err(error)) => Err(format!("a disk cannot be changed: {error}")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Waits until every process has said `ready`; tells the count whenever it changes.

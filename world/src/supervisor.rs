@@ -118,6 +118,10 @@ pub async fn supervise(
         &directory.links(),
         &links_of(&topology, record.options.outside_round_trip_ms),
     )?;
+    for place in &record.plan.places {
+        // Clocks that were wrong when the world was ended are right again.
+        drop(fs::remove_file(directory.clock_of(place.id.as_str())));
+    }
     config::write_all(&directory, &record, &topology)?;
 
     let own = ProcessRef::own().ok_or_else(|| {
@@ -201,7 +205,7 @@ impl World {
         Ok(Spec {
             program,
             args,
-            env: Vec::new(),
+            env: self.record.options.disks.environment(&self.directory, place),
             directory: data,
             output: self.directory.output_of(id),
             log: self.directory.log_of(id),

@@ -49,6 +49,34 @@ fn a_shared_store_has_a_node_and_a_replica_of_control_in_each_city_and_moves_nob
 }
 
 #[test]
+fn a_shared_store_has_five_nodes_where_there_are_five_regions_and_three_where_there_are_four() {
+    let store = Store::Etcd {
+        program: "etcd".into(),
+    };
+    let nodes_of = |regions: &[&str]| {
+        let resource = |kind: &str, name: &str, spec: &str| {
+            format!(
+                "apiVersion: atoll.dev/v1\nkind: {kind}\nmetadata: {{name: {name}}}\n\
+                 spec: {spec}\n---\n"
+            )
+        };
+        let more = regions.iter().map(|name| {
+            let zone = resource("Zone", &format!("{name}-a"), &format!("{{region: {name}}}"));
+            resource("Region", name, "{}") + &zone
+        });
+        let three = include_str!("../../examples/topologies/three-cities.yaml");
+        let text = more.collect::<String>() + three;
+        let plan = Plan::lay_out(&Topology::parse(&text).expect("a topology"), 7, &store);
+        let plan = plan.expect("it fits");
+        let nodes = plan.of_role(atoll_world::Role::Etcd, None);
+        let names = nodes.iter().map(|node| node.id.to_string());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    insta::assert_snapshot!(nodes_of(&["beijing"]), @"beijing-etcd hangzhou-etcd shanghai-etcd");
+    insta::assert_snapshot!(nodes_of(&["beijing", "chengdu", "wuhan"]), @"beijing-etcd chengdu-etcd hangzhou-etcd shanghai-etcd shenzhen-etcd");
+}
+
+#[test]
 fn a_link_is_half_a_round_trip_each_way() {
     let links = links_of(&topology(), 8.0);
     assert_eq!(

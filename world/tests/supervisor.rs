@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atoll_hosts::{ProcessRef, Signal, below_directory};
 use atoll_runtime::{RealOptions, Runtime};
-use atoll_world::{Directory, Doing, LocalWorld, Options, Store, Ways, supervise};
+use atoll_world::{Directory, Disks, Doing, LocalWorld, Options, Store, Ways, supervise};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -34,6 +34,7 @@ fn prepare(root: &Path) -> Directory {
         store: Store::Redb,
         outside_round_trip_ms: 10.0,
         automatic_window_seconds: None,
+        disks: Disks::default(),
     };
     let text = serde_json::to_vec(&options).expect("JSON");
     fs::write(directory.run().join("options.json"), text).expect("options");

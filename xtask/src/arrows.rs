@@ -64,8 +64,9 @@ fn allowed(from: &str, to: &str) -> bool {
         "atoll" => &[
             "domain", "wire", "engine", "adapters", "services", "clients", "world",
         ],
-        // Finds programs for anybody; knows nothing of what they are for.
-        "tests" if from == "tests/programs" => &[],
+        // One finds programs for anybody, and knows nothing of what they are for; the oracles of the
+        // other share no code with what they judge.
+        "tests" if ["tests/programs", "tests/workloads"].contains(&from) => &[],
         "tests" | "xtask" => return top(to) != "xtask",
         // `examples` among them: an application of ours is one like any other, and links nothing.
         _ => &[],

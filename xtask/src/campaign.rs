@@ -4,23 +4,28 @@
 mod act;
 mod controls;
 mod draw;
+mod means;
 mod report;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use atoll_runtime::{RealOptions, Runtime};
-use atoll_world::Store;
+use atoll_workloads::{Load, Options};
+use atoll_world::{Role, Store};
 use bank::analyse::{Event, analyse};
 use tokio::time::{Instant, sleep};
 
 use self::draw::{Chance, Fault};
+use self::means::Means;
 use self::report::Findings;
 use crate::binaries;
-use crate::cargo::target;
+use crate::cargo::{root, target};
 use crate::stage::{Setting, Stage, events};
 
 /// How long a world may take to be whole again after a fault has ended.
@@ -29,6 +34,13 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
 const BREATH: Duration = Duration::from_millis(500);
 /// Guards against repeated failovers forget after this; a campaign is nothing but those.
 const GUARD_WINDOW_SECONDS: u64 = 2;
+
+/// Three shards of each data group have a list and a register.
+const WORKLOAD_SHARDS: [u16; 12] = [3, 11, 19, 28, 36, 44, 53, 61, 69, 78, 86, 94];
+/// Clients of one list and register, so that they meet.
+const CLIENTS_PER_KEY: u64 = 2;
+/// Between two transactions of one client: two cores carry the bank as well.
+const CLIENT_PAUSE: Duration = Duration::from_millis(800);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -53,6 +65,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<ExitCode> {
         "another campaign is at work on this machine; wait for its end"
     );
     println!("seed {}", wanted.seed);
+    let means = Means::of_this_machine(&output);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -64,9 +77,10 @@ pub(crate) fn run(wanted: &Wanted) -> Result<ExitCode> {
             round_trip_ms: None,
             store: wanted.store.clone(),
             guard_window_seconds: Some(GUARD_WINDOW_SECONDS),
+            disks: means.disks(),
         };
         let mut stage = Stage::open(runtime, binaries::built()?, setting).await?;
-        let findings = play(&mut stage, wanted).await;
+        let findings = play(&mut stage, &means, wanted).await;
         let good = findings.as_ref().is_ok_and(Findings::sound);
         stage.end().await?;
         if !good {
@@ -92,19 +106,21 @@ pub(crate) fn seed_of_now() -> u64 {
     Runtime::real(RealOptions::default()).wall_clock().0
 }
 
-async fn play(stage: &mut Stage, wanted: &Wanted) -> Result<Findings> {
-    let mut findings = Findings::new(wanted.seed);
+async fn play(stage: &mut Stage, means: &Means, wanted: &Wanted) -> Result<Findings> {
+    let mut findings = Findings::new(wanted.seed, means.skipped());
     let mut chance = Chance::new(wanted.seed);
     let mut told: Vec<Event> = Vec::new();
     let mut numbers = Numbers::default();
     let links = stage.world.links()?;
     stage.begin_load().await?;
+    let workloads = begin_workloads(stage, wanted.seed).await?;
+    let slowed = RefCell::new(Vec::new());
     let end = Instant::now() + Duration::from_secs(wanted.minutes * 60);
     while Instant::now() < end {
         sleep(BREATH).await;
         let status = stage.ask().status().await?;
         numbers.watch(&status, &mut findings);
-        let fault = chance.fault(stage)?;
+        let fault = chance.fault(stage, means)?;
         let ordered = chance.orders_meanwhile().then(|| chance.order(&status));
         let at = stage.now_ms();
         stage.mark("fault", &fault.to_string())?;
@@ -117,11 +133,11 @@ async fn play(stage: &mut Stage, wanted: &Wanted) -> Result<Findings> {
                 None => None,
             }
         };
-        let (performed, ended) = tokio::join!(act::perform(stage, &fault), asked);
+        let (performed, ended) = tokio::join!(act::perform(stage, &fault, &slowed), asked);
         if let Some(ended) = ended {
             findings.operation(&ended);
         }
-        let taken_back = act::take_back(stage, &links).await;
+        let taken_back = act::take_back(stage, means, &links).await;
         if let Err(error) = performed.and(taken_back) {
             findings.anomaly(format!("{fault}: could not be performed: {error:#}"));
         }
@@ -132,15 +148,39 @@ async fn play(stage: &mut Stage, wanted: &Wanted) -> Result<Findings> {
         told.push(event(stage, &fault, at, cells));
     }
     println!("the users stop, and the books are read");
+    let history = workloads.end().await?;
+    let kept = stage.output().join("history.json");
+    fs::write(&kept, serde_json::to_vec(&history)?).with_context(|| kept.display().to_string())?;
     let run = stage.end_load().await?;
     let rows = stage.rows().await?;
     if !rows.equal {
         findings.anomaly("members of a data group hold different rows".to_owned());
     }
     findings.books(&run);
+    findings.history(&history);
+    findings.slowed(slowed.into_inner());
     findings.recoveries(&analyse(&run, &told));
     findings.controls(controls::run());
     Ok(findings)
+}
+
+/// Lists and registers, through the SQL routers of all cells, beside the bank.
+async fn begin_workloads(stage: &Stage, seed: u64) -> Result<Load> {
+    stage
+        .ask()
+        .apply_schema(&root().join("tests/workloads/workloads.sql"))
+        .await?;
+    let plan = stage.world.record()?.plan;
+    let routers = plan.of_role(Role::SqlRouter, None).into_iter();
+    Load::begin(&Options {
+        routers: routers
+            .filter_map(|router| router.address("sql").map(SocketAddr::V4))
+            .collect(),
+        shards: WORKLOAD_SHARDS.to_vec(),
+        clients_per_key: CLIENTS_PER_KEY,
+        pause: CLIENT_PAUSE,
+        seed,
+    })
 }
 
 fn event(

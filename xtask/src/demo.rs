@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
-use atoll_world::Store;
+use atoll_world::{Disks, Store};
 
 use crate::binaries;
 use crate::cargo::target;
@@ -69,6 +69,7 @@ pub(crate) fn run(afterwards: Afterwards, build: Build, store: StoreKind) -> Res
             round_trip_ms: None,
             store: store.clone(),
             guard_window_seconds: None,
+            disks: Disks::default(),
         };
         let mut stage = Stage::open(runtime, binaries, setting).await?;
         let told = play(&mut stage, &store).await;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use atoll_api::RowHashes;
 use atoll_runtime::Runtime;
 use atoll_world::{
-    Canary, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Role, Store, Up, worlds_of_this_user,
+    Canary, Disks, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Role, Store, Up, worlds_of_this_user,
 };
 use bank::report::Run;
 use tokio::process::{Child, Command};
@@ -72,6 +72,8 @@ pub(crate) struct Setting {
     pub(crate) store: Store,
     /// The window of automation's guards; control's default without.
     pub(crate) guard_window_seconds: Option<u64>,
+    /// What members stand on.
+    pub(crate) disks: Disks,
 }
 
 pub(crate) struct Stage {
@@ -97,6 +99,7 @@ impl Stage {
             round_trip_ms,
             store,
             guard_window_seconds,
+            disks,
         } = setting;
         let directory = worlds_of_this_user().join(name);
         if let Ok(old) = LocalWorld::open(&directory) {
@@ -122,6 +125,7 @@ impl Stage {
             store,
             outside_round_trip_ms: round_trip_ms.map_or(OUTSIDE_ROUND_TRIP_MS, f64::from),
             automatic_window_seconds: guard_window_seconds,
+            disks,
         };
         let topology = topology(&output, round_trip_ms)?;
         let world = LocalWorld::start_up(&Up {

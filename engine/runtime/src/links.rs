@@ -163,7 +163,7 @@ impl Links {
         let (sender, file) = (table.clone(), path.to_owned());
         // The first connection of the process must already meet the links.
         let follower = follow("links", path, move |content| {
-            update(&sender, &file, content)
+            update(&sender, &file, content);
         });
         Self(Arc::new(Shared {
             table,

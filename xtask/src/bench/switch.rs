@@ -97,6 +97,7 @@ fn at_distance(
         round_trip_ms: Some(round_trip_ms),
         store: atoll_world::Store::Redb,
         guard_window_seconds: Some(GUARD_WINDOW_SECONDS),
+        disks: atoll_world::Disks::default(),
     };
     println!(
         "cities {round_trip_ms} ms apart: {} planned switches and {} rounds",

@@ -1,5 +1,6 @@
 //! Faults, performed and taken back.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use atoll_world::{Doing, Role, Ways};
 use tokio::time::{sleep, timeout};
 
 use super::draw::{Fault, Ordered};
+use super::means::{Means, Slowed, millis};
 use crate::stage::Stage;
 
 /// What stands outside the regions.
@@ -24,8 +26,13 @@ pub(crate) enum Ended {
     Not(String),
 }
 
-/// Performs a fault and takes it back; returns when the cause is gone, whatever its effects.
-pub(crate) async fn perform(stage: &Stage, fault: &Fault) -> Result<()> {
+/// Performs a fault and takes it back; returns when the cause is gone, whatever its effects. Disks
+/// that were slowed down are noted.
+pub(crate) async fn perform(
+    stage: &Stage,
+    fault: &Fault,
+    slowed: &RefCell<Vec<Slowed>>,
+) -> Result<()> {
     let world = &stage.world;
     match fault {
         Fault::Kill { process, down } => {
@@ -90,6 +97,28 @@ pub(crate) async fn perform(stage: &Stage, fault: &Fault) -> Result<()> {
             world.set_links(&links)?;
             sleep(*lasting).await;
         }
+        Fault::DiskFull { agent, lasting } => {
+            world.fill_disk(agent).await?;
+            sleep(*lasting).await;
+            world.free_disk(agent).await?;
+        }
+        Fault::SlowDisk {
+            agent,
+            delay_ms,
+            lasting,
+        } => {
+            let shown = slow_disk(stage, agent, *delay_ms, *lasting).await?;
+            slowed.borrow_mut().push(shown);
+        }
+        Fault::Clock {
+            target,
+            offset_ms,
+            lasting,
+        } => {
+            world.set_clock(target, *offset_ms)?;
+            sleep(*lasting).await;
+            world.set_clock(target, 0)?;
+        }
         Fault::RestartGroup { group } => {
             let members = agents_of(stage, |p| {
                 p.place.group.as_ref().is_some_and(|g| g.as_str() == group)
@@ -111,7 +140,10 @@ pub(crate) async fn perform(stage: &Stage, fault: &Fault) -> Result<()> {
             }
         }
         Fault::Both(a, b) => {
-            let (a, b) = tokio::join!(Box::pin(perform(stage, a)), Box::pin(perform(stage, b)));
+            let (a, b) = tokio::join!(
+                Box::pin(perform(stage, a, slowed)),
+                Box::pin(perform(stage, b, slowed))
+            );
             // Where both meant the same process, one of them found it as it wanted it.
             a.or(b)?;
         }
@@ -119,10 +151,39 @@ pub(crate) async fn perform(stage: &Stage, fault: &Fault) -> Result<()> {
     Ok(())
 }
 
-/// Takes everything back that faults left: what is down starts, what is frozen runs, and the links
-/// are as they were.
-pub(crate) async fn take_back(stage: &Stage, links: &LinksFile) -> Result<()> {
+/// Slows a member's disk down for a while, and measures that it is slow.
+async fn slow_disk(stage: &Stage, agent: &str, delay_ms: u32, lasting: Duration) -> Result<Slowed> {
+    let world = &stage.world;
+    let before = world.disk_latency(agent).await?;
+    world.slow_disk(agent, Duration::from_millis(delay_ms.into()))?;
+    let (meanwhile, ()) = tokio::join!(world.disk_latency(agent), sleep(lasting));
+    let (processes, without) = world.on_slow_disk(agent)?;
+    world.slow_disk(agent, Duration::ZERO)?;
+    Ok(Slowed {
+        member: agent.to_owned(),
+        delay_ms,
+        before_ms: millis(before),
+        meanwhile_ms: millis(meanwhile?),
+        processes,
+        without,
+    })
+}
+
+/// Takes everything back that faults left: disks have room and are fast, clocks are right, what is
+/// down starts, what is frozen runs, and the links are as they were.
+pub(crate) async fn take_back(stage: &Stage, means: &Means, links: &LinksFile) -> Result<()> {
     stage.world.set_links(links)?;
+    for member in means.own_disks(stage)? {
+        stage.world.free_disk(&member).await?;
+    }
+    for member in means.slow_disks(stage)? {
+        stage.world.slow_disk(&member, Duration::ZERO)?;
+    }
+    for process in stage.world.status()?.processes {
+        if process.place.role != Role::Application {
+            stage.world.set_clock(process.name.as_str(), 0)?;
+        }
+    }
     for process in stage.world.status()?.processes {
         match process.state {
             Doing::Paused => drop(stage.world.resume(process.name.as_str()).await?),

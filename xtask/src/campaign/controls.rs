@@ -40,7 +40,7 @@ pub(crate) fn run() -> Vec<Control> {
     ];
     let (notes, books) = truth();
     let mut controls = vec![Control {
-        name: "the truth passes",
+        name: "the truth of the books passes",
         caught: judge(&notes, &[books]).sound(),
     }];
     controls.extend(lies.into_iter().map(|(name, lie)| {
@@ -48,6 +48,10 @@ pub(crate) fn run() -> Vec<Control> {
         lie(&mut notes, &mut books);
         let caught = !judge(&notes, &[books]).sound();
         Control { name, caught }
+    }));
+    controls.extend(atoll_workloads::lies().into_iter().map(|lie| Control {
+        name: lie.name,
+        caught: lie.caught,
     }));
     controls
 }

@@ -9,6 +9,7 @@ use atoll_world::{ProcessStatus, Role};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::means::Means;
 use crate::stage::Stage;
 
 /// Frozen, cut or slow for this long.
@@ -17,6 +18,10 @@ const SHORT: std::ops::Range<u64> = 500..4_000;
 const LONG: std::ops::Range<u64> = 2_500..6_000;
 /// A slow link's delay, one way.
 const SLOW_MS: std::ops::Range<u32> = 30..120;
+/// A slow disk's addition to every wait.
+const SLOW_DISK_MS: std::ops::Range<u32> = 50..600;
+/// How wrong a clock may be: less than a limit of ours, more than most, more than all.
+const OFFSETS_MS: [i64; 3] = [1_000, 60_000, 86_400_000];
 
 /// What is done to a world.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,20 @@ pub(crate) enum Fault {
         delay_ms: u32,
         lasting: Duration,
     },
+    /// A member's disk is filled to the last page, and freed.
+    DiskFull { agent: String, lasting: Duration },
+    /// Everything that waits for a member's disk waits longer.
+    SlowDisk {
+        agent: String,
+        delay_ms: u32,
+        lasting: Duration,
+    },
+    /// The clocks of a process, or of a region, are wrong.
+    Clock {
+        target: String,
+        offset_ms: i64,
+        lasting: Duration,
+    },
     /// All members of a data group are killed with -9 and started again.
     RestartGroup { group: String },
     /// Everything but the users is killed with -9 and started again.
@@ -79,6 +98,9 @@ impl Fault {
             Self::Isolate { .. } => "isolate-region",
             Self::CutControl { .. } => "cut-control",
             Self::Slow { .. } => "slow-link",
+            Self::DiskFull { .. } => "disk-full",
+            Self::SlowDisk { .. } => "slow-disk",
+            Self::Clock { .. } => "clock",
             Self::RestartGroup { .. } => "restart-group",
             Self::RestartAll => "restart-all",
             Self::Both(..) => "two-at-once",
@@ -117,6 +139,31 @@ impl fmt::Display for Fault {
                 write!(
                     f,
                     "{a} and {b} {delay_ms} ms apart, {} ms long",
+                    ms(lasting)
+                )
+            }
+            Self::DiskFull { agent, lasting } => {
+                write!(f, "fill the disk of {agent} {} ms", ms(lasting))
+            }
+            Self::SlowDisk {
+                agent,
+                delay_ms,
+                lasting,
+            } => {
+                write!(
+                    f,
+                    "slow the disk of {agent} by {delay_ms} ms, {} ms long",
+                    ms(lasting)
+                )
+            }
+            Self::Clock {
+                target,
+                offset_ms,
+                lasting,
+            } => {
+                write!(
+                    f,
+                    "clock of {target} off by {offset_ms} ms, {} ms long",
                     ms(lasting)
                 )
             }
@@ -172,15 +219,15 @@ impl Chance {
     }
 
     /// The next fault.
-    pub(crate) fn fault(&mut self, stage: &Stage) -> Result<Fault> {
+    pub(crate) fn fault(&mut self, stage: &Stage, means: &Means) -> Result<Fault> {
         if self.0.random_range(0..10_u32) == 0 {
-            let (a, b) = (self.single(stage)?, self.single(stage)?);
+            let (a, b) = (self.single(stage, means)?, self.single(stage, means)?);
             return Ok(Fault::Both(Box::new(a), Box::new(b)));
         }
-        self.single(stage)
+        self.single(stage, means)
     }
 
-    fn single(&mut self, stage: &Stage) -> Result<Fault> {
+    fn single(&mut self, stage: &Stage, means: &Means) -> Result<Fault> {
         let processes = stage.world.status()?.processes;
         let mut regions: Vec<String> = processes
             .iter()
@@ -216,7 +263,8 @@ impl Chance {
         let group = group.and_then(|p| p.place.group.as_ref());
         let group = group.context("a member without a group")?.to_string();
         let (short, long) = (self.lasting(SHORT), self.lasting(LONG));
-        Ok(match self.0.random_range(0..40_u32) {
+        let full = self.one(&means.own_disks(stage)?).cloned();
+        Ok(match self.0.random_range(0..50_u32) {
             0..=6 => Fault::Kill {
                 process,
                 down: short,
@@ -260,6 +308,31 @@ impl Chance {
                 lasting: short,
             },
             38 => Fault::RestartGroup { group },
+            39..=42 => match full {
+                Some(agent) => Fault::DiskFull {
+                    agent,
+                    lasting: long,
+                },
+                None => Fault::KillPostgres { agent },
+            },
+            43..=46 if means.slow_disks.is_ok() => Fault::SlowDisk {
+                agent,
+                delay_ms: self.0.random_range(SLOW_DISK_MS),
+                lasting: long,
+            },
+            43..=48 => {
+                let target = if self.0.random_range(0..2_u32) == 0 {
+                    region
+                } else {
+                    process
+                };
+                let size = self.one(&OFFSETS_MS).copied().unwrap_or_default();
+                Fault::Clock {
+                    target,
+                    offset_ms: self.0.random_range(-size..=size),
+                    lasting: long,
+                }
+            }
             _ => Fault::RestartAll,
         })
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use atoll_workloads::{Fate, History, judge};
 use bank::analyse::EventFigures;
 use bank::report::Run;
 use serde::Serialize;
@@ -13,51 +14,46 @@ use serde_json::json;
 use super::act::Ended;
 use super::controls::Control;
 use super::draw::Fault;
-
-/// What this campaign does not do, and why.
-const SKIPPED: [(&str, &str); 3] = [
-    (
-        "disk-full",
-        "a file system of its own needs root; the data tests fill a member's disk by a limit on file sizes",
-    ),
-    (
-        "slow-disk",
-        "the kernels that this runs on let nobody slow a file system down",
-    ),
-    (
-        "clock",
-        "the clock's offset is fixed when a process starts; the simulation moves clocks",
-    ),
-];
+use super::means::{SLOW_DISK_MECHANISM, Slowed};
 
 /// Everything that was seen.
 pub(crate) struct Findings {
     seed: u64,
     faults: BTreeMap<&'static str, u64>,
+    skipped: BTreeMap<&'static str, String>,
+    slowed: Vec<Slowed>,
     ordered: u64,
     carried_out: u64,
     not_carried_out: Vec<String>,
     anomalies: Vec<String>,
-    acknowledged: u64,
-    failed: u64,
-    unknown: u64,
+    bank: Outcomes,
+    workloads: Outcomes,
     summary: String,
     rto_ms: Vec<f64>,
     controls: Vec<Control>,
 }
 
+/// How the writes of one load ended.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Outcomes {
+    acknowledged: u64,
+    failed: u64,
+    unknown: u64,
+}
+
 impl Findings {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, skipped: BTreeMap<&'static str, String>) -> Self {
         Self {
             seed,
             faults: BTreeMap::new(),
+            skipped,
+            slowed: Vec::new(),
             ordered: 0,
             carried_out: 0,
             not_carried_out: Vec::new(),
             anomalies: Vec::new(),
-            acknowledged: 0,
-            failed: 0,
-            unknown: 0,
+            bank: Outcomes::default(),
+            workloads: Outcomes::default(),
             summary: String::new(),
             rto_ms: Vec::new(),
             controls: Vec::new(),
@@ -83,12 +79,36 @@ impl Findings {
 
     pub(crate) fn books(&mut self, run: &Run) {
         let report = &run.report;
-        self.acknowledged = report.verdict.acknowledged;
-        self.failed = report.failed;
-        self.unknown = report.unknown;
+        self.bank = Outcomes {
+            acknowledged: report.verdict.acknowledged,
+            failed: report.failed,
+            unknown: report.unknown,
+        };
         self.summary = report.summary();
         if !report.sound() {
             self.anomaly(format!("the books: {}", report.summary()));
+        }
+    }
+
+    /// What lists, registers and owners' acknowledgements say.
+    pub(crate) fn history(&mut self, history: &History) {
+        self.workloads = Outcomes {
+            acknowledged: history.writes(Fate::Acknowledged),
+            failed: history.writes(Fate::Failed),
+            unknown: history.writes(Fate::Unknown),
+        };
+        for (oracle, what) in judge(history) {
+            self.anomaly(format!("{oracle}: {what}"));
+        }
+    }
+
+    /// Disks that were slowed down; one that was not slow is an anomaly of the campaign itself.
+    pub(crate) fn slowed(&mut self, slowed: Vec<Slowed>) {
+        for each in slowed {
+            if !each.is_shown() {
+                self.anomaly(format!("a disk was to be slow, and was not: {each:?}"));
+            }
+            self.slowed.push(each);
         }
     }
 
@@ -118,7 +138,6 @@ impl Findings {
 
     /// `report.json` and `report.md`.
     pub(crate) fn write(&self, output: &Path) -> Result<()> {
-        let skipped: BTreeMap<_, _> = SKIPPED.into_iter().collect();
         #[derive(Serialize)]
         struct Rto {
             p50: Option<f64>,
@@ -132,16 +151,24 @@ impl Findings {
             p99: self.rto(99),
             max: self.rto(100),
         };
+        let (bank, workloads) = (&self.bank, &self.workloads);
+        let all = Outcomes {
+            acknowledged: bank.acknowledged + workloads.acknowledged,
+            failed: bank.failed + workloads.failed,
+            unknown: bank.unknown + workloads.unknown,
+        };
         let report = json!({
             "seed": self.seed,
             "faults": self.faults,
-            "skipped": skipped,
+            "skipped": self.skipped,
+            "slow_disk": { "mechanism": SLOW_DISK_MECHANISM, "shown": self.slowed },
             "ordered": self.ordered,
             "carried_out": self.carried_out,
             "not_carried_out": self.not_carried_out,
-            "acknowledged": self.acknowledged,
-            "failed": self.failed,
-            "unknown": self.unknown,
+            "acknowledged": all.acknowledged,
+            "failed": all.failed,
+            "unknown": all.unknown,
+            "loads": { "bank": self.bank, "lists-and-registers": self.workloads },
             "anomalies": self.anomalies,
             "rto_ms": rto,
             "controls": self.controls,
@@ -160,13 +187,33 @@ impl Findings {
         for (kind, count) in &self.faults {
             words.push_str(&format!("- {kind}: {count}\n"));
         }
-        words.push_str("\nnot done here:\n");
-        for (kind, reason) in SKIPPED {
+        if !self.skipped.is_empty() {
+            words.push_str("\nnot done here:\n");
+        }
+        for (kind, reason) in &self.skipped {
             words.push_str(&format!("- {kind}: {reason}\n"));
+        }
+        if !self.slowed.is_empty() {
+            words.push_str(&format!("\nslow disks: {SLOW_DISK_MECHANISM}\n"));
+        }
+        for each in &self.slowed {
+            words.push_str(&format!(
+                "- {}: a write of a few bytes took {:.0} ms before and {:.0} ms meanwhile; {} of {} \
+                 processes felt it\n",
+                each.member,
+                each.before_ms,
+                each.meanwhile_ms,
+                each.processes,
+                each.processes + each.without
+            ));
         }
         words.push_str(&format!(
             "\n{} of {} orders carried out\n{}\n",
             self.carried_out, self.ordered, self.summary
+        ));
+        words.push_str(&format!(
+            "lists and registers: {} acknowledged, {} failed, {} unknown\n",
+            self.workloads.acknowledged, self.workloads.failed, self.workloads.unknown
         ));
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
         words.push_str(&format!(

@@ -80,6 +80,13 @@ impl Ask {
             .await
     }
 
+    /// `atoll schema apply -f …`: the tables of another application, in every shard.
+    pub(crate) async fn apply_schema(&self, file: &Path) -> Result<()> {
+        let file = file.display().to_string();
+        let _: serde_json::Value = self.command(&["schema", "apply", "-f", &file]).await?;
+        Ok(())
+    }
+
     async fn command<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
         let output = Command::new(&self.atoll)
             .args(words)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use atoll_hosts::{Disk, on_own_disks, seen_by};
 
 /// What an agent stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,9 +25,6 @@ pub enum Ground {
     Limited,
 }
 
-/// Fills what is left of a disk.
-const FILLER: &str = "filler";
-
 impl Ground {
     /// The command that becomes `program` on this ground.
     pub(super) fn command(self, root: &Path, program: &Path) -> Result<Command> {
@@ -35,14 +33,10 @@ impl Ground {
             Self::Plain => command = Command::new(program),
             Self::Disk { mib } => {
                 fs::create_dir_all(root)?;
-                command = Command::new("unshare");
-                command.arg("--mount");
-                if !nix::unistd::geteuid().is_root() {
-                    command.args(["--user", "--map-current-user", "--keep-caps"]);
-                }
-                let mount =
-                    format!("mount -t tmpfs -o size={mib}m,mode=755 tmpfs \"$0\" && exec \"$@\"");
-                command.args(["sh", "-c", &mount]).arg(root).arg(program);
+                let at = root.to_owned();
+                let words = on_own_disks(&[Disk { at, mib }], program);
+                command = Command::new(&words[0]);
+                command.args(&words[1..]);
             }
             Self::Limited => {
                 command = Command::new("sh");
@@ -56,10 +50,7 @@ impl Ground {
     /// Where the test finds a process's directory.
     pub(super) fn seen(self, root: &Path, pid: Option<u32>) -> PathBuf {
         match (self, pid) {
-            (Self::Disk { .. }, Some(pid)) => {
-                let through = PathBuf::from(format!("/proc/{pid}/root"));
-                through.join(root.strip_prefix("/").unwrap_or(root))
-            }
+            (Self::Disk { .. }, Some(pid)) => seen_by(pid.cast_signed(), root),
             _ => root.to_owned(),
         }
     }
@@ -68,18 +59,11 @@ impl Ground {
 impl super::AgentProcess {
     /// Takes all that is left of its disk.
     pub fn fill_disk(&self) -> Result<()> {
-        let path = self.folder().join(FILLER);
-        let mut file = fs::File::create(&path).with_context(|| format!("{}", path.display()))?;
-        // Down to the last page, so that nothing of anybody's finds room.
-        for piece in [1 << 20, 4096] {
-            let zeros = vec![0; piece];
-            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
-        }
-        Ok(())
+        atoll_hosts::fill(&self.folder()).context("the disk cannot be filled")
     }
 
     /// Gives back what [`Self::fill_disk`] took.
     pub fn free_disk(&self) -> Result<()> {
-        fs::remove_file(self.folder().join(FILLER)).context("the filler")
+        atoll_hosts::free(&self.folder()).context("the disk cannot be freed")
     }
 }
