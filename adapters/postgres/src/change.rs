@@ -91,9 +91,8 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
             }
         }
         if let Some(mut row) = change.row.clone() {
-            let (timeline, fork) = timeline_of_primary(session, layout).await?;
-            row.timeline = timeline;
-            write_term_row(session, &mut row, fork).await?;
+            row.timeline = timeline_of_primary(session).await?;
+            write_term_row(session, layout, &mut row).await?;
         }
         move_shards(session, &change.moves, Born::Before).await
     };

@@ -61,6 +61,19 @@ pub fn read_timelines(layout: &Layout) -> Result<Timelines, Error> {
     Ok(timelines)
 }
 
+/// Where a log on timeline `on` left the timeline `from`, be it promotions ago, as far back as the
+/// files tell; none for a timeline that has no file.
+pub fn left_at(timelines: &Timelines, from: u32, on: u32) -> Option<Lsn> {
+    let mut left = timelines.get(&on)?;
+    // Ids ascend from parent to child, so this ends.
+    while left.parent > from
+        && let Some(parent) = timelines.get(&left.parent)
+    {
+        left = parent;
+    }
+    Some(left.at)
+}
+
 /// The last entry: `parent <tab> switch point <tab> reason`.
 fn last_fork(text: &str) -> Option<Fork> {
     let line = text
@@ -124,6 +137,19 @@ mod tests {
         let fork = last_fork(text).unwrap();
         assert_eq!((fork.parent, fork.at), (2, Lsn(0x0200_0060)));
         assert_eq!(last_fork(MARK), None);
+    }
+
+    #[test]
+    fn where_a_timeline_was_left_is_found_also_behind_a_promotion_without_a_row() {
+        let fork = |parent, at| Fork {
+            parent,
+            at: Lsn(at),
+        };
+        let timelines = Timelines::from([(2, fork(1, 10)), (3, fork(2, 55)), (5, fork(3, 60))]);
+        assert_eq!(left_at(&timelines, 3, 5), Some(Lsn(60)));
+        assert_eq!(left_at(&timelines, 2, 5), Some(Lsn(55)));
+        assert_eq!(left_at(&timelines, 1, 5), Some(Lsn(10)));
+        assert_eq!(left_at(&timelines, 2, 4), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use atoll_topology::{CellId, Term};
 
 use crate::session::Session;
 use crate::sql::{CELL_ROLES, OWNER, cell_role, literal, name};
-use crate::{Error, Layout, timeline_of_primary};
+use crate::{Error, Layout, left_at, read_timelines, timeline_of_primary};
 
 /// One shard's new owner.
 pub type ShardMove = Grant;
@@ -36,13 +36,12 @@ pub async fn open_term(
         moves,
         cells,
     } = opening;
-    let (timeline, fork) = timeline_of_primary(session, layout).await?;
-    row.timeline = timeline;
+    row.timeline = timeline_of_primary(session).await?;
     session
         .execute("begin the opening transaction", "BEGIN")
         .await?;
     let written = async {
-        let born = write_term_row(session, &mut row, fork).await?;
+        let born = write_term_row(session, layout, &mut row).await?;
         for cell in &cells {
             ensure_role(session, &cell_role(cell)).await?;
         }
@@ -75,8 +74,8 @@ pub(crate) enum Born {
 
 pub(crate) async fn write_term_row(
     session: &Session,
+    layout: &Layout,
     row: &mut TermRow,
-    fork: atoll_topology::Lsn,
 ) -> Result<Born, Error> {
     // One opening at a time; the guard below would otherwise read a snapshot.
     session
@@ -101,7 +100,11 @@ pub(crate) async fn write_term_row(
                 text,
             })?
         }
-        _ => fork,
+        (written, _) => {
+            let written = written.and_then(|text| text.parse().ok()).unwrap_or(1);
+            let left = left_at(&read_timelines(layout)?, written, row.timeline);
+            left.unwrap_or_default()
+        }
     };
     if let Some(last) = field(0).and_then(|text| text.parse().ok()).map(Term::new)
         && !row.term.supersedes(last)

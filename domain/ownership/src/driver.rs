@@ -108,6 +108,9 @@ pub struct Weakened {
     #[cfg(feature = "mutants")]
     /// Asks the others for a `Keep` only, and counts each as a recruit.
     pub keep_counts_as_recruit: bool,
+    #[cfg(feature = "mutants")]
+    /// Names a promotion's timeline, also where the target is a running primary that wins again.
+    pub every_win_is_a_promotion: bool,
 }
 
 macro_rules! weakened {
@@ -156,7 +159,9 @@ pub struct Driver {
     kept: BTreeSet<MemberId>,
     following: BTreeSet<MemberId>,
     mismatched: BTreeSet<MemberId>,
-    /// Cannot be reached, as far as was heard last.
+    /// Asked to be rewound or cloned before P6.
+    asked: BTreeSet<MemberId>,
+    /// Cannot be reached, as far as was heard last, or has nothing to follow with.
     away: BTreeSet<MemberId>,
     /// The old primary's last position, once it was demoted.
     last: Option<Position>,
@@ -174,6 +179,7 @@ impl Driver {
             kept: BTreeSet::new(),
             following: BTreeSet::new(),
             mismatched: BTreeSet::new(),
+            asked: BTreeSet::new(),
             away: BTreeSet::new(),
             last: None,
             history: Vec::new(),
@@ -328,15 +334,25 @@ impl Driver {
     }
 
     /// Where the opening transaction's quorum cannot be had without those whose logs do not fit,
-    /// they are brought in line before P6.
-    fn bring_in_line(&self) -> Vec<Output> {
+    /// as many as it needs are brought in line before P6, and no more: a log that is being rewound
+    /// cannot be read, and where this primary fails too, the others are all the recruits there are.
+    fn bring_in_line(&mut self) -> Vec<Output> {
         let out: BTreeSet<&MemberId> = self.mismatched.union(&self.away).collect();
         let possible = self.order.members.len() - 1 - out.len();
-        if self.step != Step::Opening || possible >= usize::from(self.order.k) {
+        let missing = usize::from(self.order.k).saturating_sub(possible);
+        if self.step != Step::Opening || missing == 0 {
             return vec![];
         }
         let reached = self.mismatched.difference(&self.away);
-        reached.map(|id| call(id, self.follow_me(true))).collect()
+        // Who has begun goes on.
+        let (begun, rest): (Vec<_>, Vec<_>) =
+            reached.cloned().partition(|id| self.asked.contains(id));
+        let chosen: Vec<MemberId> = begun.into_iter().chain(rest).take(missing).collect();
+        self.asked.extend(chosen.iter().cloned());
+        chosen
+            .iter()
+            .map(|id| call(id, self.follow_me(true)))
+            .collect()
     }
 
     fn replayed(&mut self) -> Vec<Output> {
@@ -376,6 +392,8 @@ impl Driver {
                     timeline: 1,
                 },
                 history: vec![],
+                left: Lsn(0),
+                primary: false,
             },
             _ => return vec![],
         };
@@ -402,7 +420,7 @@ impl Driver {
             return self.give_up("the target lost what it had replayed".to_owned(), None);
         }
         self.step = Step::Promoting;
-        self.history.push(self.coming_row(own.end.position.lsn));
+        self.history.push(self.coming_row(&own));
         let term = self.order.term;
         vec![
             Output::Report(Progress::Promoting),
@@ -463,8 +481,9 @@ impl Driver {
                 },
             )];
         }
+        let coming = self.coming_row(&own);
         self.history = own.history;
-        self.history.push(self.coming_row(own.end.position.lsn));
+        self.history.push(coming);
         self.step = Step::Promoting;
         let mut outputs = vec![
             Output::Report(Progress::Promoting),
@@ -555,7 +574,12 @@ impl Driver {
         if critical || newer {
             return self.give_up(format!("{from} refused: {why}"), None);
         }
-        // A standby that is coming up is asked again by the agent; see `Unreachable`.
+        // A standby that is coming up is asked again by the agent; see `Unreachable`. A member whose
+        // log was lost will not be there, however often it is asked.
+        if *why == Refused::Lost {
+            self.away.insert(from.clone());
+            return self.bring_in_line();
+        }
         vec![]
     }
 
@@ -614,10 +638,16 @@ impl Driver {
     }
 
     /// The row that the opening transaction will write, as far as it is known before: enough for
-    /// a follower to see whether its log goes beyond the fork.
-    fn coming_row(&self, fork: Lsn) -> TermRow {
-        let timeline = u32::try_from(self.order.term.get()).unwrap_or(u32::MAX);
-        self.order.term_row(timeline, fork)
+    /// a follower to see whether its log goes beyond the fork. A running primary that wins again
+    /// keeps its timeline: by any other name, whoever follows it would look as if it had left the
+    /// line as soon as it has more than was there at the fork, and be rewound again and again.
+    fn coming_row(&self, own: &Recruit) -> TermRow {
+        let timeline = if own.primary && !weakened!(self, every_win_is_a_promotion) {
+            own.end.timeline
+        } else {
+            u32::try_from(self.order.term.get()).unwrap_or(u32::MAX)
+        };
+        self.order.term_row(timeline, own.left)
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Mark {
     None,
     /// A rewind or a clone was begun and not finished; it is repeated before any start.
     Rebuilding,
+    /// It was rewound or cloned, and has not come up since: it may need more of the recorded
+    /// upstream's log to be readable. Where it cannot have that any more, it is cloned.
+    Rebuilt,
     /// The directory or the promise was lost: it promises, but it does not count and stays out.
     Lost,
 }
@@ -381,7 +384,7 @@ impl Member {
 
     fn started(&mut self) -> Vec<Output> {
         match self.durable.mark {
-            Mark::None => vec![Output::StartStandby],
+            Mark::None | Mark::Rebuilt => vec![Output::StartStandby],
             Mark::Rebuilding => {
                 self.role = Role::Rebuilding;
                 vec![]
@@ -396,13 +399,16 @@ impl Member {
         self.role = Role::Standby {
             linked: upstream.is_some(),
         };
-        match upstream {
-            Some(upstream) => vec![Output::Link {
-                upstream,
-                term: self.durable.promise,
-            }],
-            None => vec![],
+        let mut outputs = Vec::new();
+        if self.durable.mark == Mark::Rebuilt {
+            self.durable.mark = Mark::None;
+            outputs.push(Output::Persist(self.durable.clone()));
         }
+        outputs.extend(upstream.map(|upstream| Output::Link {
+            upstream,
+            term: self.durable.promise,
+        }));
+        outputs
     }
 
     fn call(&mut self, call: Call) -> Vec<Output> {
@@ -513,6 +519,11 @@ impl Member {
                     path: JoinPath::Stream,
                 })];
             }
+            // What it was rebuilt from is not its upstream any more, so it may never come up.
+            Role::Down
+                if self.durable.mark == Mark::Rebuilt
+                    && (self.durable.promise != term
+                        || self.durable.upstream.as_ref() != Some(&wanted.upstream)) => {}
             // Coming up, or being rebuilt: the leader asks again.
             Role::Down => return refuse(term, Refused::NotReady),
             Role::Rebuilding if self.comparing.is_some() && self.durable.promise == term => {
@@ -521,7 +532,8 @@ impl Member {
             Role::Standby { .. } | Role::Rebuilding | Role::Primary { .. } => {}
         }
         self.prepared = None;
-        let same = self.durable.upstream.as_ref() == Some(&wanted.upstream);
+        let same = self.durable.upstream.as_ref() == Some(&wanted.upstream)
+            && self.durable.mark != Mark::Rebuilt;
         // A recorded upstream is re-linked after a restart without another look, so a new one is
         // recorded only when the logs have been compared.
         let recorded = if same {
@@ -542,13 +554,20 @@ impl Member {
             outputs.extend(refuse(term, Refused::NotReady));
             return outputs;
         }
-        if self.durable.mark == Mark::Rebuilding {
+        if matches!(self.durable.mark, Mark::Rebuilding | Mark::Rebuilt) {
+            let path = JoinPath::Clone;
             if !wanted.settled {
-                outputs.extend(refuse(term, Refused::NotReady));
+                // Whoever asks may not be able to do without it.
+                outputs.push(Output::Answer(Answer::Following { term, path }));
                 return outputs;
             }
-            let (upstream, path) = (wanted.upstream.clone(), JoinPath::Clone);
+            let upstream = wanted.upstream.clone();
             self.role = Role::Rebuilding;
+            // What it has is given up from here on.
+            self.durable.mark = Mark::Rebuilding;
+            self.durable.upstream = None;
+            outputs.push(Output::Persist(self.durable.clone()));
+            outputs.push(Output::CutLinks { except: None });
             self.comparing = Some(wanted);
             outputs.push(Output::Rebuild {
                 upstream,
@@ -580,6 +599,16 @@ impl Member {
         } = wanted.clone();
         let path = join_path(end, &history);
         let mut outputs = Vec::new();
+        // A row that it carries is a newer term's: a list without it is out of date, and a log that
+        // may have been acknowledged is not given up for that. The promise can be older than the
+        // log where a term was only kept (`Keep`) by the others.
+        let carried = end.position.term;
+        if carried.supersedes(term) && !weakened!(self, no_promise_check) {
+            if self.durable.upstream.as_ref() != Some(&upstream) {
+                self.role = Role::Standby { linked: false };
+            }
+            return refuse(term, Refused::Promised { promise: carried });
+        }
         if path == JoinPath::Stream {
             self.settled = settled.then_some(term);
             self.role = Role::Standby { linked: true };
@@ -656,8 +685,12 @@ impl Member {
 
     fn postgres_exited(&mut self) -> Vec<Output> {
         self.prepared = None;
+        // What it showed as a running primary, its timeline above all, is not true of a standby.
+        if let Role::Primary { .. } = self.role {
+            self.made = None;
+        }
         self.role = Role::Down;
-        if self.durable.mark != Mark::None {
+        if matches!(self.durable.mark, Mark::Rebuilding | Mark::Lost) {
             return vec![Output::ClosePort];
         }
         vec![
@@ -672,7 +705,7 @@ impl Member {
         if self.role != Role::Rebuilding {
             return vec![];
         }
-        self.durable.mark = Mark::None;
+        self.durable.mark = Mark::Rebuilt;
         // What was rewound is readable only after more of the upstream's log, so the upstream is
         // recorded before the first start; under any other promise it stays sealed.
         if let Some(wanted) = rebuilt_from.filter(|w| w.term == self.durable.promise) {

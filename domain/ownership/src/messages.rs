@@ -44,6 +44,11 @@ pub struct Recruit {
     pub end: LogEnd,
     /// Its term rows, oldest first.
     pub history: Vec<TermRow>,
+    /// Where its log leaves the timeline of its last term row: at a promotion that never wrote one,
+    /// or at its end. Where it wins, this is the fork of its row.
+    pub left: Lsn,
+    /// Whether it is a running primary: where it wins, it goes on, on the timeline that it has.
+    pub primary: bool,
 }
 
 /// One shard's new owner.
@@ -221,6 +226,24 @@ impl Answer {
             | Self::Halted { term }
             | Self::Kept { term }
             | Self::Refused { term, .. } => *term,
+        }
+    }
+
+    /// The promise that was durable before this was answered.
+    pub fn promised(&self) -> Option<Term> {
+        match self {
+            Self::Refused { .. } => None,
+            answer => Some(answer.term()),
+        }
+    }
+
+    /// Whether the same has to be asked again: a member that is coming up, or whose machine failed
+    /// it.
+    pub fn asks_again(&self) -> bool {
+        match self {
+            Self::Prepared { recruit, .. } => recruit.is_none(),
+            Self::Refused { why, .. } => matches!(why, Refused::NotReady | Refused::Failed { .. }),
+            _ => false,
         }
     }
 }

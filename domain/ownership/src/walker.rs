@@ -32,7 +32,8 @@ pub use explore::{Bounds, Explored, explore};
 pub use mutant::Mutant;
 pub use world::{Walked, World};
 
-use swarm::{Start, Swarm};
+use settle::OPENS_AGAIN;
+use swarm::{Begins, Start, Swarm};
 
 /// Choices of one walk.
 pub const STEPS: usize = 200;
@@ -73,6 +74,21 @@ impl Walker {
                 }));
             }
         }
+        if swarm.settles && self.mutant.is_none_or(Mutant::harms_liveness_only) {
+            // What breaks in the quiet can be replayed; that it stays quiet cannot.
+            let before = choices.len();
+            if let Err(violation) = world.opens_again(&mut choices) {
+                if violation.invariant == OPENS_AGAIN {
+                    choices.truncate(before);
+                }
+                return Err(Box::new(Counterexample {
+                    seed,
+                    violation,
+                    start: begun,
+                    choices,
+                }));
+            }
+        }
         Ok(world.walked())
     }
 
@@ -84,10 +100,12 @@ impl Walker {
         let shapes = vec![start.shape; usize::from(start.groups)];
         let admitted = World::new(&shapes, self.mutant);
         // A mutant that dies at birth dies in the walk.
-        let world = match admitted.clone().born() {
-            Ok(world) if start.born => world,
-            _ => admitted,
+        let world = match start.begins {
+            Begins::Admitted => None,
+            Begins::Born => admitted.clone().born().ok(),
+            Begins::Parted => admitted.clone().born().and_then(World::parted).ok(),
         };
+        let world = world.unwrap_or(admitted);
         starts.push((start, world.clone()));
         world
     }
@@ -125,7 +143,11 @@ impl Counterexample {
     /// What happens, a line a choice.
     pub fn story(&self) -> Vec<String> {
         let telling = self.start.clone().telling();
-        let (world, ..) = shrink::play(telling, self.choices.iter().copied());
+        let (mut world, ..) = shrink::play(telling, self.choices.iter().copied());
+        if self.violation.invariant == OPENS_AGAIN {
+            // It ends as it did.
+            drop(world.opens_again(&mut Vec::new()));
+        }
         world.story()
     }
 }

@@ -111,6 +111,8 @@ mod tests {
         let recruit = Recruit {
             end: end(),
             history: vec![row()],
+            left: Lsn(4),
+            primary: true,
         };
         let prepared = |recruit| Answer::Prepared {
             term,

@@ -125,6 +125,7 @@ impl World {
             }
             Output::Promote { term } => {
                 let node = self.at(at);
+                node.needed = term;
                 node.promoting = Some((term, node.asker));
             }
             Output::OpeningTransaction { term, grants } => {
@@ -152,13 +153,32 @@ impl World {
 
     fn link(&mut self, at: At, upstream: At, term: Term) {
         let node = self.at(at);
-        let stands = node.link.is_some_and(|link| link.upstream == upstream);
-        if !stands {
-            node.link = Some(Link {
-                upstream,
-                term,
-                established: false,
-            });
+        match &mut node.link {
+            // It stays as it is; the next greeting carries the newer promise.
+            Some(link) if link.upstream == upstream => link.term = term,
+            _ => {
+                node.link = Some(Link {
+                    upstream,
+                    term,
+                    established: false,
+                    known: Term::ZERO,
+                });
+            }
+        }
+    }
+
+    /// A member has answered: what it has promised is known now, and it need not be asked again.
+    pub(super) fn heard(&mut self, at: At, from: At, answer: &Answer) {
+        let link = &mut self.at(from).link;
+        if let (Some(link), Some(term)) = (link, answer.promised())
+            && link.upstream == at
+            && link.established
+        {
+            link.known = link.known.newest(term);
+        }
+        if !answer.asks_again() {
+            let asked = &mut self.at(at).asked;
+            asked.retain(|(to, call)| *to != from || !answers(answer, call));
         }
     }
 
@@ -352,18 +372,21 @@ impl World {
         }
     }
 
-    /// Who leads repeats `Follow` to the others.
-    pub(super) fn lead(&mut self, at: At, to: At) -> bool {
+    /// Who leads repeats `Follow` to the others; ahead of a planned switch, it names the coming
+    /// primary to some. The services do that only with as many as the quorum can spare, one
+    /// coming primary at a time, and undo it soon; nothing may depend on that.
+    pub(super) fn lead(&mut self, at: At, to: At, through: At) -> bool {
         let node = self.node(at);
         let Some(term) = node.member.leading().filter(|_| node.alive) else {
             return false;
         };
-        if to == at || !node.awaited.members.contains(&to) {
+        let listed = |member| node.awaited.members.contains(member);
+        if to == at || to == through || !listed(&to) || !listed(&through) {
             return false;
         }
         let call = Call::Follow {
             term,
-            upstream: node.id.clone(),
+            upstream: self.node(through).id.clone(),
             history: node.log.rows().to_vec(),
             settled: true,
         };
@@ -391,4 +414,17 @@ impl World {
         self.drive(at, driver::Input::Unreachable { from })?;
         Ok(true)
     }
+}
+
+/// Whether this is what the call wanted to hear.
+fn answers(answer: &Answer, call: &Call) -> bool {
+    answer.term() == call.term()
+        && match answer {
+            Answer::Prepared { .. } => matches!(call, Call::Prepare { .. }),
+            Answer::Demoted { .. } => matches!(call, Call::Demote { .. }),
+            Answer::Following { .. } => matches!(call, Call::Follow { .. }),
+            Answer::Halted { .. } => matches!(call, Call::Halt { .. }),
+            Answer::Kept { .. } => matches!(call, Call::Keep { .. }),
+            Answer::Refused { .. } => true,
+        }
 }

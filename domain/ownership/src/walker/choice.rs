@@ -55,6 +55,8 @@ pub enum Choice {
     RebuildFails(At),
     /// Who leads asks a member to follow.
     Lead(At, At),
+    /// Who leads asks a member to follow a third one.
+    Cascade(At, At, At),
     /// A driver repeats what it asked of a member.
     Again(At, At),
     /// A driver finds that a member cannot be reached.

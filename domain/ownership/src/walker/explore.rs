@@ -33,7 +33,7 @@ use super::checks::Violation;
 use super::choice::{ALL, Choice};
 use super::control::Scope;
 use super::message::Message;
-use super::node::{At, Postgres};
+use super::node::{At, Link, Postgres};
 use super::world::{Shape, World};
 use super::{Counterexample, Mutant};
 use crate::messages::{Answer, OpKind, Refused};
@@ -247,7 +247,7 @@ impl State {
                 return acts;
             }
         }
-        if self.world.may_drive() {
+        if self.world.may_drive(0) {
             acts.push(Act::Take(Choice::Drive(0, 0)));
             return acts;
         }
@@ -365,6 +365,12 @@ impl State {
         };
         let counts = |message: &Message| match message {
             Message::Answer { from, to, answer } => {
+                let link = nodes[usize::from(*from)].link;
+                let link = link.filter(|link| link.upstream == *to && link.established);
+                let news = |link: Link| answer.promised().is_some_and(|p| p.supersedes(link.known));
+                if link.is_some_and(news) {
+                    return true;
+                }
                 let Some(driver) = waiting(*to, answer.term()) else {
                     return false;
                 };
@@ -433,8 +439,8 @@ impl World {
     }
 
     /// Control repeats an order whose driver is not there.
-    fn may_drive(&self) -> bool {
-        let op = self.newest(0).stored.record.op.as_ref();
+    pub(super) fn may_drive(&self, group: u8) -> bool {
+        let op = self.newest(group).stored.record.op.as_ref();
         op.is_some_and(|op| {
             let target = self.node(Self::index(&op.target));
             let driver = target.driver.as_ref();
@@ -461,7 +467,11 @@ impl World {
         Ok(())
     }
 
-    fn chosen(&mut self, choice: Choice, path: &mut Vec<Choice>) -> Result<bool, Violation> {
+    pub(super) fn chosen(
+        &mut self,
+        choice: Choice,
+        path: &mut Vec<Choice>,
+    ) -> Result<bool, Violation> {
         path.push(choice);
         let happened = self.step(choice)?;
         if !happened {

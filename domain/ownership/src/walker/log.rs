@@ -73,6 +73,8 @@ struct Logged {
 pub(super) struct Log {
     entries: Vec<Logged>,
     rows: Vec<TermRow>,
+    /// The last term that was won, in place or by a promotion; not one that was only kept.
+    led: Term,
     owned: [Owned; SHARDS as usize],
 }
 
@@ -95,6 +97,12 @@ impl Log {
     pub(super) fn owned(&self, shard: ShardId) -> Option<Owned> {
         let owned = self.owned[usize::from(shard.0 % SHARDS)];
         (owned.epoch != Epoch::ZERO).then_some(owned)
+    }
+
+    /// The last term in it for which members were recruited: whoever carries it has promised that
+    /// much. A term that calls off is written in place, and carried also under the term before.
+    pub(super) fn led(&self) -> Term {
+        self.led
     }
 
     /// Timeline on which the log ends.
@@ -153,6 +161,9 @@ impl Log {
     fn take(&mut self, logged: Logged) {
         if let Entry::Opening(opening) = &logged.entry {
             self.rows.extend(opening.row.clone());
+            if let Some(row) = opening.row.as_ref().filter(|_| !opening.in_place) {
+                self.led = row.term;
+            }
             for granted in &opening.grants {
                 let owned = &mut self.owned[usize::from(granted.shard.0 % SHARDS)];
                 owned.epoch = granted.epoch;

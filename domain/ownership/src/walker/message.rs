@@ -9,6 +9,11 @@ use super::node::At;
 use crate::messages::{Admitted, Answer, Call, DriveOrder};
 use std::rc::Rc;
 
+/// The kind of `Call::Follow`, as a key names it.
+pub(super) const FOLLOW: u8 = 2;
+/// The last kind of message that goes from member to member.
+pub(super) const REFUSED: u8 = 10;
+
 /// Control, as a sender or receiver.
 pub(super) const CONTROL: At = u8::MAX;
 
@@ -74,7 +79,7 @@ impl Message {
                 let kind = match call {
                     Call::Prepare { .. } => 0,
                     Call::Demote { .. } => 1,
-                    Call::Follow { .. } => 2,
+                    Call::Follow { .. } => FOLLOW,
                     Call::Halt { .. } => 3,
                     Call::Keep { .. } => 4,
                 };
@@ -87,7 +92,7 @@ impl Message {
                     Answer::Following { .. } => 7,
                     Answer::Halted { .. } => 8,
                     Answer::Kept { .. } => 9,
-                    Answer::Refused { .. } => 10,
+                    Answer::Refused { .. } => REFUSED,
                 };
                 (kind, *from, *to, answer.term().get())
             }

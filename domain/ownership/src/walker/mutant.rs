@@ -43,11 +43,15 @@ pub enum Mutant {
     PolicyChangeWithoutBarrier,
     /// The gateway lets held requests go as soon as a new owner is named.
     ReleaseBeforeOpen,
+    /// What a member that follows a third one gets does not wait for its promise.
+    CascadeWithoutHold,
+    /// Who follows a running primary that won again is told of a timeline that nobody is on.
+    EveryWinIsAPromotion,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::AcknowledgeBeforeQuorum,
         Self::NoPromiseCheck,
         Self::FollowWithoutPromise,
@@ -67,7 +71,15 @@ impl Mutant {
         Self::GatewayTakesAnOlderTable,
         Self::PolicyChangeWithoutBarrier,
         Self::ReleaseBeforeOpen,
+        Self::CascadeWithoutHold,
+        Self::EveryWinIsAPromotion,
     ];
+
+    /// It breaks no promise, but a group may never open again. The others are to be found by what
+    /// they break.
+    pub(super) fn harms_liveness_only(self) -> bool {
+        self == Self::EveryWinIsAPromotion
+    }
 
     pub(super) fn member(self) -> member::Weakened {
         member::Weakened {
@@ -84,6 +96,7 @@ impl Mutant {
             promote_the_lower: self == Self::PromoteTheLowerPosition,
             recruit_without_log: self == Self::RecruitWithoutReadableLog,
             keep_counts_as_recruit: self == Self::KeepCountedAsARecruit,
+            every_win_is_a_promotion: self == Self::EveryWinIsAPromotion,
         }
     }
 

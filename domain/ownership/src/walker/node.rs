@@ -91,6 +91,9 @@ pub(super) struct Link {
     pub(super) upstream: At,
     pub(super) term: Term,
     pub(super) established: bool,
+    /// What the upstream knows that the standby has promised: by its greeting, or by an answer
+    /// since.
+    pub(super) known: Term,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +140,8 @@ pub(super) struct Node {
     /// The last policy order that it took, under the term that it serves.
     pub(super) policy: u64,
     pub(super) link: Option<Link>,
+    /// What a standby of its must be known to have promised before anything passes.
+    pub(super) needed: Term,
     pub(super) port: Option<Term>,
     pub(super) statements: Vec<Statement>,
     pub(super) waiting: VecDeque<Waiting>,
@@ -170,6 +175,7 @@ impl Node {
             awaited,
             policy: 0,
             link: None,
+            needed: Term::ZERO,
             port: None,
             statements: Vec::new(),
             waiting: VecDeque::new(),
@@ -191,6 +197,7 @@ impl Node {
         self.queue.clear();
         self.inbox.clear();
         self.asker = Asker::Nobody;
+        self.needed = Term::ZERO;
         self.postgres_ended();
         if self.rebuilding.take().is_some() {
             self.log.truncate(0);
@@ -233,6 +240,8 @@ impl Node {
         readable.then(|| Recruit {
             end: self.log.end(),
             history: self.log.rows().to_vec(),
+            left: self.log.fork(),
+            primary: self.postgres == Postgres::Primary,
         })
     }
 

@@ -8,7 +8,7 @@ use super::checks::Violation;
 use super::control::shards;
 use super::log::{Cell, Entry, Granted, Opening, SHARDS};
 use super::message::Message;
-use super::node::{Asker, At, Awaited, Commit, Node, Postgres, Statement, Waiting, Work};
+use super::node::{Asker, At, Awaited, Commit, Link, Node, Postgres, Statement, Waiting, Work};
 use super::world::{LOG_MAX, Pace, Stepped, World};
 use super::{Mutant, story};
 use crate::driver;
@@ -272,14 +272,19 @@ impl World {
         let Some(waiting) = node.waiting.front() else {
             return Ok(false);
         };
-        let holds = |other: &Node| {
-            let streams = other
-                .link
-                .is_some_and(|link| link.established && link.upstream == at);
-            other.alive && streams && other.log.len() > waiting.at
+        let holds = |other: &&Node| {
+            let passes = |link: Link| link.upstream == at && self.passes(link);
+            other.alive && other.link.is_some_and(passes) && other.log.len() > waiting.at
         };
-        let standbys = node.awaited.members.iter();
-        let standbys = standbys.filter(|other| holds(self.node(**other))).count();
+        let standbys = node.awaited.members.iter().map(|other| self.node(*other));
+        let standbys: Vec<&Node> = standbys.filter(holds).collect();
+        let led = node.log.led();
+        if let Some(other) = standbys.iter().find(|o| led.supersedes(o.disk.promise)) {
+            let (other, promise) = (&other.id, other.disk.promise);
+            let what = format!("{other} acknowledges term {led} and has promised {promise}");
+            return Self::broke("PROMISED", what).map(|()| true);
+        }
+        let standbys = standbys.len();
         let alone = self.mutant == Some(Mutant::AcknowledgeBeforeQuorum);
         if standbys < usize::from(node.awaited.k) && !alone {
             return Ok(false);
@@ -457,14 +462,23 @@ impl World {
             return Ok(false);
         }
         link.established = true;
+        link.known = link.term;
         self.at(at).link = Some(link);
         Ok(true)
+    }
+
+    /// Whether anything passes on a link: it stands, and its standby is known to have promised
+    /// what its upstream needs.
+    fn passes(&self, link: Link) -> bool {
+        let held = self.node(link.upstream).needed.supersedes(link.known);
+        let held = held && self.mutant != Some(Mutant::CascadeWithoutHold);
+        link.established && !held
     }
 
     /// Some entries along one link.
     pub(super) fn stream(&mut self, at: At, entries: usize) -> Stepped {
         let node = self.node(at);
-        let Some(link) = node.link.filter(|link| link.established) else {
+        let Some(link) = node.link.filter(|link| self.passes(*link)) else {
             return Ok(false);
         };
         let upstream = self.node(link.upstream);

@@ -3,6 +3,7 @@
 
 use super::checks::Violation;
 use super::choice::Choice;
+use super::settle::OPENS_AGAIN;
 use super::world::World;
 
 /// Plays choices; those that are not possible are left out. Which happened, and what they broke.
@@ -24,6 +25,22 @@ pub(super) fn play(
     (world, happened, None)
 }
 
+/// What these choices break, or the quiet after them.
+fn broken(
+    start: &World,
+    choices: impl IntoIterator<Item = Choice>,
+    invariant: &str,
+) -> Option<Vec<Choice>> {
+    let (mut world, happened, broken) = play(start.clone(), choices);
+    let broken = match broken {
+        None if invariant == OPENS_AGAIN => world.opens_again(&mut Vec::new()).err(),
+        broken => broken,
+    };
+    broken
+        .filter(|violation| violation.invariant == invariant)
+        .map(|_| happened)
+}
+
 /// The shortest list that this finds.
 pub(super) fn shrink(start: &World, choices: Vec<Choice>, invariant: &str) -> Vec<Choice> {
     let mut best = choices;
@@ -34,8 +51,7 @@ pub(super) fn shrink(start: &World, choices: Vec<Choice>, invariant: &str) -> Ve
         while from < best.len() {
             let to = (from + piece).min(best.len());
             let rest = best[..from].iter().chain(&best[to..]).copied();
-            let (_, happened, broken) = play(start.clone(), rest);
-            if broken.is_some_and(|violation| violation.invariant == invariant) {
+            if let Some(happened) = broken(start, rest, invariant) {
                 best = happened;
             } else {
                 from = to;

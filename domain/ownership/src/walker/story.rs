@@ -117,6 +117,12 @@ pub(super) fn line(world: &World, choice: Choice) -> String {
         },
         Choice::RebuildFails(at) => format!("{}: the rewind or clone fails", name(at)),
         Choice::Lead(at, to) => format!("{}: asks {} to follow it", name(at), name(to)),
+        Choice::Cascade(at, to, through) => format!(
+            "{}: asks {} to follow {}",
+            name(at),
+            name(to),
+            name(through)
+        ),
         Choice::Again(at, to) => format!("{}'s driver asks {} again", name(at), name(to)),
         Choice::Unreachable(at, to) => format!("{}'s driver cannot reach {}", name(at), name(to)),
         Choice::Crash(at) => format!("{}: crashes", name(at)),

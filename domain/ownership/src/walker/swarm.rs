@@ -16,6 +16,11 @@ use crate::messages::OpKind;
 /// Draws that come to nothing, after which a walk ends.
 const DRAWS_MAX: u32 = 40;
 
+/// One in so many walks ends with a look whether the groups open again.
+const SETTLES: u32 = 24;
+/// Of those that begin with members on several lines.
+const SETTLES_PARTED: u32 = 2;
+
 /// What is drawn; a kind stands for the choices that differ only in who and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -33,6 +38,7 @@ enum Kind {
     Show,
     Write,
     Order,
+    Cascade,
     Read,
     Policy,
     Repeat,
@@ -64,9 +70,10 @@ const STEADY: [(Kind, u32); 10] = [
 ];
 
 /// What people and programs want of it.
-const WANTED: [(Kind, u32); 6] = [
+const WANTED: [(Kind, u32); 7] = [
     (Kind::Write, 60),
     (Kind::Order, 16),
+    (Kind::Cascade, 8),
     (Kind::Read, 16),
     (Kind::Drive, 16),
     (Kind::Show, 16),
@@ -97,6 +104,8 @@ pub(super) struct Swarm {
     interrupted: u32,
     /// One in so many times, an order takes a running op over.
     patience: u32,
+    /// Whether it is seen, after the walk, that the groups open again.
+    pub(super) settles: bool,
 }
 
 /// The world that a seed begins with.
@@ -104,7 +113,18 @@ pub(super) struct Swarm {
 pub(super) struct Start {
     pub(super) shape: Shape,
     pub(super) groups: u8,
-    pub(super) born: bool,
+    pub(super) begins: Begins,
+}
+
+/// How far the groups are when a walk begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// Admitted, and not born.
+    Admitted,
+    /// Open, with everybody in line.
+    Born,
+    /// Three members on three lines: the primary runs and is ordered to win again.
+    Parted,
 }
 
 impl Swarm {
@@ -123,7 +143,19 @@ impl Swarm {
         let start = Start {
             shape,
             groups: 1 + u8::from(members + spare == 3 && rng.random_range(0..8_u32) == 0),
-            born: rng.random_range(0..16_u32) != 0,
+            begins: match rng.random_range(0..16_u32) {
+                0 => Begins::Admitted,
+                1 if (members, spare, k) == (3, 0, 1) => Begins::Parted,
+                _ => Begins::Born,
+            },
+        };
+        let start = Start {
+            groups: if start.begins == Begins::Parted {
+                1
+            } else {
+                start.groups
+            },
+            ..start
         };
         let mut wrong = Vec::new();
         for (kind, rate) in WRONG {
@@ -145,7 +177,7 @@ impl Swarm {
             OpKind::CallOff,
         ];
         let mut kinds: Vec<_> = all.into_iter().filter(|_| rng.random_bool(0.6)).collect();
-        if kinds.is_empty() || !start.born {
+        if kinds.is_empty() || start.begins == Begins::Admitted {
             kinds = all.to_vec();
         }
         let of = |rng: &mut SmallRng, some: [u32; 3]| some[rng.random_range(0..3_usize)];
@@ -155,7 +187,12 @@ impl Swarm {
             (load, wanted.collect()),
             (1000 - faults - load, STEADY.to_vec()),
         ];
+        let settles = match start.begins {
+            Begins::Parted => SETTLES_PARTED,
+            Begins::Admitted | Begins::Born => SETTLES,
+        };
         let swarm = Self {
+            settles: rng.random_range(0..settles) == 0,
             lists,
             kinds,
             interrupted: of(&mut rng, [4, 20, 200]),
@@ -240,6 +277,10 @@ impl Swarm {
             },
             Kind::RebuildFails => Choice::RebuildFails(at),
             Kind::Lead => Choice::Lead(at, self.below(world.nodes.len())),
+            Kind::Cascade => {
+                let (to, through) = (self.below(world.nodes.len()), self.below(world.nodes.len()));
+                Choice::Cascade(at, to, through)
+            }
             Kind::Again => Choice::Again(at, self.below(world.nodes.len())),
             Kind::Unreachable => Choice::Unreachable(at, self.below(world.nodes.len())),
             Kind::Crash => Choice::Crash(at),
@@ -345,7 +386,7 @@ fn due(world: &World, kind: Kind, at: At) -> bool {
                 || node.postgres == Postgres::Starting
         }
         Kind::RebuildFails => node.rebuilding.is_some(),
-        Kind::Lead => node.member.leading().is_some(),
+        Kind::Lead | Kind::Cascade => node.member.leading().is_some(),
         Kind::Again | Kind::Unreachable => !node.asked.is_empty(),
         _ => true,
     }

@@ -287,7 +287,8 @@ impl World {
             Choice::Replayed(at) => self.replayed(at),
             Choice::Rebuilt(at) => self.rebuilt(at),
             Choice::RebuildFails(at) => self.rebuild_fails(at),
-            Choice::Lead(at, to) => Ok(self.lead(at, to)),
+            Choice::Lead(at, to) => Ok(self.lead(at, to, at)),
+            Choice::Cascade(at, to, through) => Ok(at != through && self.lead(at, to, through)),
             Choice::Again(at, to) => Ok(self.ask_again(at, to)),
             Choice::Unreachable(at, other) => self.unreachable(at, other),
             Choice::Crash(at) => Ok(self.crash(at)),
@@ -331,6 +332,7 @@ impl World {
                 self.called(from, to, call, outputs)?;
             }
             Message::Answer { from, to, answer } if self.node(to).alive => {
+                self.heard(to, from, &answer);
                 let from = self.ids[usize::from(from)].clone();
                 self.drive(to, driver::Input::Answer { from, answer })?;
             }

@@ -400,6 +400,8 @@ impl State {
                 let recruit = node.up.then(|| Recruit {
                     end: node.end(),
                     history: node.rows(),
+                    left: node.lsn(),
+                    primary: node.primary,
                 });
                 let volume = node.volume.clone();
                 let answer = Answer::Prepared {

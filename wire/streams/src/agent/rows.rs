@@ -67,6 +67,8 @@ pub(super) fn recruit(recruit: &Recruit) -> wire::Recruit {
     wire::Recruit {
         end: Some(end(recruit.end)),
         history: history(&recruit.history),
+        left_lsn: recruit.left.0,
+        primary: recruit.primary,
     }
 }
 
@@ -77,5 +79,7 @@ pub(super) fn read_recruit(
     Ok(Recruit {
         end: read_end(recruit.end.ok_or_else(|| place.absent("recruit.end"))?),
         history: read_history(place, &recruit.history)?,
+        left: Lsn(recruit.left_lsn),
+        primary: recruit.primary,
     })
 }
