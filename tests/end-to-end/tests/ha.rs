@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use atoll_testkit::world::{Load, World, complete, served_elsewhere, sound, switch_meanwhile};
 use tokio::time::sleep;
 
@@ -14,8 +14,6 @@ const AWAY: [&str; 4] = ["cell", "hz-1", "--to", "shanghai"];
 const BACK: [&str; 1] = ["failback"];
 /// Users at work, in transfers a second: two cores carry forty processes and their databases.
 const RATE: u32 = 30;
-/// Elections until a certain node of three leads.
-const ELECTIONS_MAX: u32 = 12;
 
 /// The users' report: nothing acknowledged is missing or doubled, and nobody was refused.
 async fn unharmed(load: Load, what: &str) -> Result<()> {
@@ -60,7 +58,7 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
 
     // etcd's leader is killed in the middle of a switch.
     let load = world.load(RATE).await?;
-    let leader = world.etcd_leader()?;
+    let leader = world.etcd_leader().await?;
     switch_meanwhile(&world, &BACK, "hz-1", async || {
         world.dev("kill", &[&leader])
     })
@@ -70,7 +68,7 @@ async fn any_one_replica_of_control_or_node_of_its_store_may_be_lost_at_any_time
     world.until("complete", complete).await?;
 
     // And frozen, with the acting replica at the same moment.
-    let (leader, acting) = (world.etcd_leader()?, world.acting()?);
+    let (leader, acting) = (world.etcd_leader().await?, world.acting()?);
     let load = world.load(RATE).await?;
     switch_meanwhile(&world, &AWAY, "sh-1", async || {
         world.dev("pause", &[&leader])?;
@@ -121,7 +119,7 @@ async fn a_city_is_cut_off_with_the_acting_replica_or_etcd_s_leader_in_it() -> R
     cut_off(&world, &city(world.acting()?).context("a city")?).await?;
     world.switch(&BACK)?.wait()?;
     world.until("complete", complete).await?;
-    cut_off(&world, &city(world.etcd_leader()?).context("a city")?).await?;
+    cut_off(&world, &city(world.etcd_leader().await?).context("a city")?).await?;
     sound(&load.stop().await?)
 }
 
@@ -138,19 +136,7 @@ async fn all_depends_on_those_alone(world: &World) -> Result<()> {
         world.dev("start", &[other])?;
     }
     world.until("complete", complete).await?;
-    // Which node is elected is chance.
-    for _ in 0..ELECTIONS_MAX {
-        let leader = world.etcd_leader()?;
-        if leader == "alone-etcd" {
-            ensure!(world.acting()? == "alone-control", "another replica acts");
-            return Ok(());
-        }
-        world.dev("kill", &[&leader])?;
-        world.until("complete without it", complete).await?;
-        world.dev("start", &[&leader])?;
-        world.until("complete", complete).await?;
-    }
-    bail!("alone-etcd was never elected")
+    world.let_etcd_lead("alone-etcd").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

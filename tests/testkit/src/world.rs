@@ -31,6 +31,14 @@ pub struct Load {
     control: PathBuf,
 }
 
+/// A node of etcd, as it sees itself and who leads.
+struct EtcdNode {
+    name: String,
+    client: String,
+    member: u64,
+    leader: u64,
+}
+
 impl World {
     /// Three cities, four cells, four data groups, the bank; control is one process with a file.
     pub fn up(name: &str) -> Result<Self> {
@@ -149,14 +157,53 @@ impl World {
         Ok(acting.context("no replica acts")?.to_owned())
     }
 
-    /// Which node of etcd leads, as the nodes themselves say.
-    pub fn etcd_leader(&self) -> Result<String> {
+    /// Waits until a node of etcd leads, as it says itself; its name.
+    pub async fn etcd_leader(&self) -> Result<String> {
+        Ok(self.etcd_leading().await?.name)
+    }
+
+    /// Gives the lead of etcd to a node.
+    pub async fn let_etcd_lead(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let leader = self.etcd_leading().await?;
+            if leader.name == name {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{} leads", leader.name);
+            if let Some(node) = self.etcd_nodes()?.iter().find(|node| node.name == name) {
+                // It may fail in an election; what counts is who leads then.
+                Command::new(atoll_programs::etcd()?.etcdctl)
+                    .args(["move-leader", &format!("{:x}", node.member)])
+                    .args(["--endpoints", &leader.client])
+                    .output()?;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn etcd_leading(&self) -> Result<EtcdNode> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let mut nodes = self.etcd_nodes()?.into_iter();
+            if let Some(leader) = nodes.find(|node| node.leader == node.member) {
+                return Ok(leader);
+            }
+            ensure!(Instant::now() < deadline, "no node of etcd leads");
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The nodes of etcd that answer.
+    fn etcd_nodes(&self) -> Result<Vec<EtcdNode>> {
         let etcdctl = atoll_programs::etcd()?.etcdctl;
         let text = std::fs::read(self.dir.join("run/processes.json"))?;
         let processes: Value = serde_json::from_slice(&text)?;
-        let nodes = processes.get("processes").and_then(Value::as_array);
-        for node in nodes.into_iter().flatten().filter(|p| p["role"] == "etcd") {
-            let Some(client) = node.pointer("/addresses/client").and_then(Value::as_str) else {
+        let processes = processes.get("processes").and_then(Value::as_array);
+        let mut nodes = Vec::new();
+        for node in processes.into_iter().flatten() {
+            let client = node.pointer("/addresses/client").and_then(Value::as_str);
+            let (Some(client), true) = (client, node["role"] == "etcd") else {
                 continue;
             };
             let said = Command::new(&etcdctl)
@@ -164,12 +211,18 @@ impl World {
                 .args(["--endpoints", client])
                 .output()?;
             let said: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-            let leader = said.pointer("/0/Status/leader");
-            if leader.is_some() && leader == said.pointer("/0/Status/header/member_id") {
-                return Ok(node["name"].as_str().context("a name")?.to_owned());
+            let number = |path| said.pointer(path).and_then(Value::as_u64);
+            let member = number("/0/Status/header/member_id");
+            if let (Some(member), Some(leader)) = (member, number("/0/Status/leader")) {
+                nodes.push(EtcdNode {
+                    name: node["name"].as_str().context("a name")?.to_owned(),
+                    client: client.to_owned(),
+                    member,
+                    leader,
+                });
             }
         }
-        bail!("no node of etcd leads")
+        Ok(nodes)
     }
 
     /// Plans, and begins exactly that plan; does not wait for its end.
