@@ -269,7 +269,7 @@ impl Actor {
                 Ok(())
             }
             Command::KeptOpen { term } => {
-                self.acts.port.keep_open(term);
+                self.acts.gate.keep_open(term);
                 self.reread().await;
                 self.input(Input::KeptOpen { term }, None).await.map(drop)
             }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use atoll_ownership::member::{Member, Output};
 use atoll_ownership::{Answer, DriveOrder, LogEnd, Recruit, TermRow};
 use atoll_postgres::{
-    Launcher, Line, Opening, Session, Timelines, cut_torn_tail, forget_unreached, left_at, open_term,
-    placeholders, promote, read_timelines,
+    Launcher, Line, Opening, Session, Timelines, cut_torn_tail, forget_unreached, left_at,
+    open_term, placeholders, promote, read_timelines,
 };
 use atoll_runtime::Runtime;
 use atoll_topology::{CellId, Lsn, Term};
@@ -22,8 +22,8 @@ use crate::beats::ISOLATION_LIMIT;
 use crate::config::FailPoint;
 use crate::database::Database;
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::link::{Down, Up};
-use crate::port::Port;
 
 /// The receiver of a cut link is gone within milliseconds; replay may take longer.
 const RECEIVER_GONE_LIMIT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub(crate) struct Acts {
     pub(crate) copy: Arc<Down>,
     /// The links of standbys to us.
     pub(crate) up: Arc<Up>,
-    pub(crate) port: Arc<Port>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) fail_after: Option<FailPoint>,
     /// Every cell of the world.
@@ -69,7 +69,7 @@ impl Acts {
     ) -> Result<(), Error> {
         match output {
             Output::ClosePort => {
-                self.port.close(member.durable().promise).await;
+                self.gate.close(member.durable().promise).await;
                 self.database.cut_sessions();
             }
             Output::CutLinks { except } => {
@@ -114,8 +114,8 @@ impl Acts {
             }
             Output::OpeningTransaction { term, grants: _ } => self.write_opening(term),
             Output::OpenPort { term } => {
-                self.port.valid_until(Instant::now() + ISOLATION_LIMIT);
-                self.port.open(term);
+                self.gate.valid_until(Instant::now() + ISOLATION_LIMIT);
+                self.gate.open(term);
             }
             // The actor's own.
             Output::Persist(_)
@@ -129,7 +129,7 @@ impl Acts {
 
     /// Port, links and sessions: from here on nothing that this member does is told to anyone.
     pub(crate) async fn cut_everything(&self, promise: Term) {
-        self.port.close(promise).await;
+        self.gate.close(promise).await;
         self.down.seal().await;
         self.copy.seal().await;
         self.up.cut(None).await;

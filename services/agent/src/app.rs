@@ -14,6 +14,7 @@ use crate::acts::Acts;
 use crate::config::Config;
 use crate::database::Database;
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::link::{Down, Purpose, Up, listen_up};
 use crate::local::Local;
 use crate::peers::Peers;
@@ -57,14 +58,14 @@ pub async fn serve(
         let (group, member) = (config.group.clone(), config.member.clone());
         Down::listen(&runtime, peers.clone(), group, member, path, purpose)
     };
-    let port = Port::new(&runtime, database.clone());
+    let gate = Gate::new();
     let acts = Acts {
         runtime: runtime.clone(),
         database: database.clone(),
         down: down(layout.link_socket(), Purpose::Receiver)?,
         copy: down(layout.copy_socket(), Purpose::Copy)?,
         up: Up::new(),
-        port: port.clone(),
+        gate: gate.clone(),
         commands,
         fail_after: config.fail_after,
         cells: config.cells.clone(),
@@ -77,7 +78,7 @@ pub async fn serve(
     let heart = Actor::open(config.member.clone(), acts, view_out, Arc::new(template))?;
 
     let addresses = format!("sql={} calls={}", sql.local_addr(), calls.local_addr());
-    port.listen(sql);
+    Port::new(&runtime, database.clone(), gate.clone()).listen(sql);
     let (group, member) = (config.group.clone(), config.member.clone());
     listen_up(
         &runtime,
@@ -92,9 +93,9 @@ pub async fn serve(
     let postgres: Arc<dyn Postgres> = Arc::new(Local {
         hindrances: hindrances::watch(&runtime, &database, &actor),
         database,
-        port,
+        gate: gate.clone(),
     });
-    speak(&runtime, &config, calls, &actor, &peers, &postgres);
+    speak(&runtime, &config, calls, &actor, &peers, &gate, &postgres);
     show(&runtime, &config, &actor).await?;
     ready(&addresses);
     heart.run(inbox, links).await

@@ -18,6 +18,7 @@ use crate::actor::{Command, Handle};
 use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
 use crate::driving::Driving;
+use crate::gate::Gate;
 use crate::leading::Cascade;
 use crate::postgres::Postgres;
 use crate::protocol::Seen;
@@ -39,6 +40,7 @@ pub(crate) struct ToControl {
     pub(crate) actor: Handle,
     pub(crate) seen: watch::Receiver<Seen>,
     pub(crate) beats: Arc<Beats>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) postgres: Arc<dyn Postgres>,
     pub(crate) driving: Arc<Driving>,
     pub(crate) cascade: Cascade,
@@ -157,7 +159,7 @@ impl ToControl {
             volume: view.volume,
             position: seen.end,
             led: view.led,
-            open: self.postgres.open_term(),
+            open: self.gate.open_term(),
             upstream: view.upstream,
             heard: self.beats.heard(),
             exit: view.exit,

@@ -15,8 +15,8 @@ use crate::actor::{Command, Confirmed, Handle};
 use crate::beats::{Beats, ISOLATION_LIMIT};
 use crate::calls::call_member;
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::peers::Peers;
-use crate::postgres::Postgres;
 
 /// A member that has not followed yet is asked again after this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
@@ -124,15 +124,15 @@ pub(crate) fn repeat_follow(
     }
 }
 
-/// Keeps the port's validity, and tells the member when it is isolated and when no longer.
+/// Keeps the gate's validity, and tells the member when it is isolated and when no longer.
 pub(crate) fn watch_isolation(
     runtime: &Runtime,
     actor: &Handle,
     beats: &Arc<Beats>,
-    postgres: &Arc<dyn Postgres>,
+    gate: &Arc<Gate>,
     k: usize,
 ) {
-    let (actor, beats, postgres) = (actor.clone(), beats.clone(), postgres.clone());
+    let (actor, beats, gate) = (actor.clone(), beats.clone(), gate.clone());
     let shutdown = runtime.shutdown();
     let work = async move {
         let mut opened: Option<(Term, Instant)> = None;
@@ -161,7 +161,7 @@ pub(crate) fn watch_isolation(
                 continue;
             };
             let valid_until = latest + ISOLATION_LIMIT;
-            postgres.valid_until(valid_until);
+            gate.valid_until(valid_until);
             let told = match role {
                 MemberRole::Serving if now >= valid_until => Confirmed::Not,
                 MemberRole::Isolated if now < valid_until => Confirmed::Lately,

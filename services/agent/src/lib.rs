@@ -16,6 +16,7 @@ mod control;
 mod database;
 mod driving;
 mod error;
+mod gate;
 mod hindrances;
 mod leading;
 mod link;
@@ -36,11 +37,13 @@ pub mod fuzzing {
     pub use crate::promise::fuzz as promise_slot;
 }
 
-/// What a simulation takes of an agent: all that speaks the protocol. It brings what that stands
-/// on: an actor behind a [`simulation::Handle`], and a [`simulation::Postgres`].
+/// What a simulation takes of an agent: all that speaks the protocol, and the gate of the client
+/// port. It brings what these stand on: an actor behind a [`simulation::Handle`], and a
+/// [`simulation::Postgres`].
 pub mod simulation {
     pub use crate::actor::{COMMANDS_WAITING_MAX, Command, Confirmed, Done, Handle, Opened};
     pub use crate::beats::ISOLATION_LIMIT;
+    pub use crate::gate::{Gate, Place};
     pub use crate::hindrances::Hindrances;
     pub use crate::peers::Peers;
     pub use crate::postgres::{Postgres, Reading};

@@ -1,28 +1,28 @@
-//! The PostgreSQL of this machine and our client port, as the protocol sees them.
+//! The PostgreSQL of this machine, as the protocol sees it.
 
 use std::sync::Arc;
 
 use atoll_ownership::{Grant, TermRow};
 use atoll_postgres::{InPlace, Moved, change_owner};
 use atoll_streams::agent::{RowsHashed, SchemaApplied};
-use atoll_topology::{Lsn, ShardId, Term};
+use atoll_topology::{Lsn, ShardId};
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, sleep};
 
 use crate::database::Database;
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::hindrances::Hindrances;
 use crate::orders::{self, in_full};
-use crate::port::Port;
 use crate::postgres::{Postgres, Reading};
 
 /// PostgreSQL does not announce what it has replayed.
 const REPLAY_POLL: Duration = Duration::from_millis(1);
 
-/// PostgreSQL and the port, real.
+/// Our PostgreSQL, and the gate before it.
 pub(crate) struct Local {
     pub(crate) database: Arc<Database>,
-    pub(crate) port: Arc<Port>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) hindrances: watch::Receiver<Hindrances>,
 }
 
@@ -60,7 +60,7 @@ impl Postgres for Local {
         let layout = &self.database.options.layout;
         let changed = change_owner(&session, layout, &change, |idle| {
             let backends: Vec<i32> = idle.iter().map(|session| session.pid).collect();
-            self.port.cut_clients_of(&backends);
+            self.gate.cut_clients_of(&backends);
         });
         if changed.await.map_err(|error| text(error.into()))? == Moved::Busy {
             return Err("the shards' tables stayed in use".into());
@@ -82,13 +82,5 @@ impl Postgres for Local {
 
     async fn hash_rows(&self, id: String, shards: Vec<ShardId>, at_least: Lsn) -> RowsHashed {
         orders::hash(&self.database, id, shards, at_least).await
-    }
-
-    fn open_term(&self) -> Option<Term> {
-        self.port.open_term()
-    }
-
-    fn valid_until(&self, moment: Instant) {
-        self.port.valid_until(moment);
     }
 }

@@ -1,15 +1,14 @@
-//! What the protocol sees of a member's PostgreSQL and of the client port before it. The beats, the
-//! driver, the stream to control and what a leader does go through this, and know nothing else of
-//! either; so `tests/simulation` runs the very same code, on a PostgreSQL in memory.
+//! What the protocol sees of a member's PostgreSQL. The beats, the driver and the streams to control
+//! go through this and know nothing else of it; so `tests/simulation` runs the very same code, on a
+//! PostgreSQL in memory.
 
 use atoll_ownership::{Grant, LogEnd, TermRow};
 use atoll_streams::agent::{RowsHashed, SchemaApplied};
-use atoll_topology::{Lsn, ShardId, Term};
-use tokio::time::Instant;
+use atoll_topology::{Lsn, ShardId};
 
 use crate::hindrances::Hindrances;
 
-/// A member's PostgreSQL and its client port. Calls that fail say why, for people.
+/// A member's PostgreSQL. Calls that fail say why, for people.
 #[tonic::async_trait]
 pub trait Postgres: Send + Sync {
     /// Where its log ends; none while it does not answer.
@@ -35,12 +34,6 @@ pub trait Postgres: Send + Sync {
 
     /// Hashes the rows of these shards, or of all, once the log is replayed up to `at_least`.
     async fn hash_rows(&self, id: String, shards: Vec<ShardId>, at_least: Lsn) -> RowsHashed;
-
-    /// The term whose clients the port serves.
-    fn open_term(&self) -> Option<Term>;
-
-    /// The port may give answers until `moment`.
-    fn valid_until(&self, moment: Instant);
 }
 
 /// What was read of a log.

@@ -13,6 +13,7 @@ use crate::beats::{BEAT_INTERVAL, Beats};
 use crate::config::Config;
 use crate::control::ToControl;
 use crate::driving::Driving;
+use crate::gate::Gate;
 use crate::leading::Cascade;
 use crate::peers::Peers;
 use crate::postgres::Postgres;
@@ -36,6 +37,7 @@ pub fn speak(
     calls: Listener,
     actor: &Handle,
     peers: &Arc<Peers>,
+    gate: &Arc<Gate>,
     postgres: &Arc<dyn Postgres>,
 ) {
     let (group, member) = (&config.group, &config.member);
@@ -51,7 +53,7 @@ pub fn speak(
     beats.dial(runtime, peers);
     let cascade = Cascade::default();
     leading::repeat_follow(runtime, config, peers, actor, &cascade);
-    leading::watch_isolation(runtime, actor, &beats, postgres, usize::from(config.k));
+    leading::watch_isolation(runtime, actor, &beats, gate, usize::from(config.k));
     let (reports, outbox) = mpsc::channel(OUTBOX_MAX);
     let driving = Arc::new(Driving {
         runtime: runtime.clone(),
@@ -70,6 +72,7 @@ pub fn speak(
         group: group.clone(),
         member: member.clone(),
         actor: actor.clone(),
+        gate: gate.clone(),
         postgres: postgres.clone(),
         seen,
         beats,

@@ -1,7 +1,8 @@
 //! A simulated member of a data group. Real: all of the agent that speaks the protocol (beats, calls,
-//! driver, leading, the streams to control) and the state machine of `domain/ownership`. Simulated:
-//! the actor that has that machine's outputs performed (`actor`), and what they act upon: PostgreSQL
-//! as far as the protocol can see one (`database`), its disk, the links and the client port.
+//! driver, leading, the streams to control), the gate of its client port, and the state machine of
+//! `domain/ownership`. Simulated: the actor that has that machine's outputs performed (`actor`), and
+//! what they act upon: PostgreSQL as far as anybody can see one here (`database`, `postgres`, and on
+//! the wire `port`), its `disk`, and the replication links (`link`).
 
 mod actor;
 mod database;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_agent::Config;
 use atoll_agent::simulation::{
-    COMMANDS_WAITING_MAX, Command, Exit, Handle, Peers, Postgres, View, speak,
+    COMMANDS_WAITING_MAX, Command, Exit, Gate, Handle, Peers, Postgres, View, speak,
 };
 use atoll_ownership::member;
 use atoll_runtime::Runtime;
@@ -100,28 +101,33 @@ pub(crate) async fn serve(config: Config, runtime: Runtime, ground: Ground) -> i
         runtime.listen(config.calls).await?,
     );
     let replication = runtime.listen(config.replication).await?;
-    let port = Port::new(&runtime, database.clone(), oracle.clone());
+    let gate = Gate::new();
     let up = Up::new(database.clone());
     let acted = Acted {
         runtime: runtime.clone(),
         database: database.clone(),
         down: Down::new(&runtime, &config, database.clone()),
         up: up.clone(),
-        port: port.clone(),
+        gate: gate.clone(),
         oracle: oracle.clone(),
         weakened,
     };
     let heart = Actor::open(id, acted, &handle, view_out);
-    port.listen(sql);
+    let port = Port {
+        runtime: runtime.clone(),
+        database: database.clone(),
+        gate: gate.clone(),
+        oracle: oracle.clone(),
+    };
+    Arc::new(port).listen(sql);
     up.listen(&runtime, replication, asked);
     let peers = Arc::new(Peers::new(&runtime, &config));
     let postgres: Arc<dyn Postgres> = Arc::new(Simulated {
         runtime: runtime.clone(),
         database,
-        port,
         oracle,
     });
-    speak(&runtime, &config, calls, &handle, &peers, &postgres);
+    speak(&runtime, &config, calls, &handle, &peers, &gate, &postgres);
     heart.run(inbox, links).await;
     Ok(())
 }

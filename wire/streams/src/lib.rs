@@ -37,6 +37,8 @@ mod table;
 mod text;
 
 pub use encoded::{EncodedTable, UpdateError};
-pub use report::{CellHealth, MeshReport, Opening, Report, ReportError, Role, ShardLoad};
+pub use report::{
+    CellHealth, MeshReport, Opening, Report, ReportError, RequestCounts, Role, ShardLoad,
+};
 pub use table::{decode, encode};
 pub use text::DecodeError;

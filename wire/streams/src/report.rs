@@ -45,6 +45,24 @@ pub struct Report {
     pub unix_ms: u64,
     /// Whether it is about to end.
     pub draining: bool,
+    /// Of a gateway: how its clients' requests went.
+    pub requests: Option<RequestCounts>,
+}
+
+/// Clients' requests at one gateway since the process started, each counted by the gateway that the
+/// client asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestCounts {
+    /// Ended with the cell's answer, be it a refusal of a wrong request.
+    pub answered: u64,
+    /// Ended with an error, and surely not executed, or answered so by the application.
+    pub failed: u64,
+    /// Ended so that nobody can tell whether they were executed.
+    pub unknown: u64,
+    /// Found the gate closed, each once.
+    pub held: u64,
+    /// Of these, not yet ended.
+    pub held_now: u64,
 }
 
 /// Requests of a run of switching shards at one data plane.
@@ -184,6 +202,13 @@ impl From<&Report> for wire::DataPlaneReport {
             cells: report.cells.iter().map(health).collect(),
             unix_ms: report.unix_ms,
             draining: report.draining,
+            requests: report.requests.map(|counts| wire::RequestCounts {
+                answered: counts.answered,
+                failed: counts.failed,
+                unknown: counts.unknown,
+                held: counts.held,
+                held_now: counts.held_now,
+            }),
         }
     }
 }
@@ -257,6 +282,13 @@ impl TryFrom<wire::DataPlaneReport> for Report {
             in_use: place.version_or_none(report.in_use)?,
             unix_ms: report.unix_ms,
             draining: report.draining,
+            requests: report.requests.map(|counts| RequestCounts {
+                answered: counts.answered,
+                failed: counts.failed,
+                unknown: counts.unknown,
+                held: counts.held,
+                held_now: counts.held_now,
+            }),
         })
     }
 }

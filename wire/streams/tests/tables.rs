@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use atoll_routing::{CellRow, Closed, GroupRow, Instance, Phase, ShardRow, Table, TableVersion};
 use atoll_streams::{
-    CellHealth, EncodedTable, MeshReport, Opening, Report, Role, ShardLoad, UpdateError, decode,
-    encode, proto::table as wire,
+    CellHealth, EncodedTable, MeshReport, Opening, Report, RequestCounts, Role, ShardLoad,
+    UpdateError, decode, encode, proto::table as wire,
 };
 use atoll_topology::{
     CellId, CellKind, Epoch, Extractor, GroupId, MemberId, ProcessId, RegionId, Route, RouteKind,
@@ -191,6 +191,13 @@ prop_compose! {
             }],
             unix_ms: numbers[0],
             draining,
+            requests: draining.then_some(RequestCounts {
+                answered: numbers[1],
+                failed: numbers[2],
+                unknown: numbers[3],
+                held: numbers[4],
+                held_now: numbers[5],
+            }),
         }
     }
 }

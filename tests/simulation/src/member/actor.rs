@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use atoll_agent::simulation::{
-    Command, Confirmed, Done, Exit, Handle, ISOLATION_LIMIT, Opened, View,
+    Command, Confirmed, Done, Exit, Gate, Handle, ISOLATION_LIMIT, Opened, View,
 };
 use atoll_ownership::member::{Durable, Input, Mark, Member, Output};
 use atoll_ownership::{Answer, Call, DriveOrder, Recruit, Refused, TermRow};
@@ -19,7 +19,6 @@ use tracing::info;
 use super::Weakened;
 use super::database::{Database, Mode};
 use super::link::{Down, LinkAsked, Up};
-use super::port::Port;
 use crate::oracle::Oracle;
 
 /// What a start of PostgreSQL takes.
@@ -55,7 +54,7 @@ pub(crate) struct Acted {
     pub(crate) database: Arc<Database>,
     pub(crate) down: Arc<Down>,
     pub(crate) up: Arc<Up>,
-    pub(crate) port: Arc<Port>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) oracle: Oracle,
     pub(crate) weakened: Weakened,
 }
@@ -147,7 +146,7 @@ impl Actor {
                 drop(done.send(denied.map_or(Ok(()), Err)));
             }
             Command::KeptOpen { term } => {
-                self.acted.port.keep_open(term);
+                self.acted.gate.keep_open(term);
                 self.reread();
                 self.input(Input::KeptOpen { term }, None).await;
             }
@@ -262,7 +261,7 @@ impl Actor {
     async fn failed(&mut self, answer: &mut Option<oneshot::Sender<Answer>>) {
         let Some(born) = &self.born else { return };
         let promise = born.member.durable().promise;
-        self.acted.port.close(promise).await;
+        self.acted.gate.close(promise).await;
         self.acted.down.seal();
         self.acted.up.cut(None);
         self.acted.database.cut_sessions();
@@ -299,7 +298,12 @@ impl Actor {
         Answer::Prepared {
             term,
             volume,
-            recruit: line.map(|(end, history)| Recruit { end, history }),
+            recruit: line.map(|(end, history)| Recruit {
+                end,
+                history,
+                left: self.acted.database.disk.lock().fork(),
+                primary: self.acted.database.mode() == Mode::Primary,
+            }),
         }
     }
 
@@ -307,7 +311,7 @@ impl Actor {
         match output {
             Output::ClosePort => {
                 let promise = self.born.as_ref().map(|born| born.member.durable().promise);
-                self.acted.port.close(promise.unwrap_or(Term::ZERO)).await;
+                self.acted.gate.close(promise.unwrap_or(Term::ZERO)).await;
                 self.acted.database.cut_sessions();
             }
             Output::CutLinks { except } => {
@@ -333,9 +337,9 @@ impl Actor {
                 self.acted.oracle.opens(&self.id, term, &volume);
                 drop(volume);
                 self.acted
-                    .port
+                    .gate
                     .valid_until(Instant::now() + ISOLATION_LIMIT);
-                self.acted.port.open(term);
+                self.acted.gate.open(term);
             }
             // Nothing is left to wait for, or the actor's own.
             Output::AwaitReceiverGone

@@ -1,152 +1,59 @@
-//! The client port of a simulated member: PostgreSQL's wire, accounts in memory. A connection is
-//! opened for the member's promise at that time; what its client sends is read only once the member
-//! serves that very term, and the connection is cut when it promises another.
+//! The client port of a simulated member: PostgreSQL's wire, writes in memory, behind the agent's own
+//! gate.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use atoll_agent::simulation::{Gate, Place};
 use atoll_pgwire::backend::{self, Report, Severity, Status, tag};
 use atoll_pgwire::{
-    Limits, Peer, StartupMessage, StartupRequest, decode, decode_startup, frontend,
+    Limits, Peer, StartupMessage, StartupRequest, TERM, decode, decode_startup, frontend,
 };
 use atoll_runtime::{Listener, Runtime, Stream};
 use atoll_topology::{CellId, ShardId, Term};
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::database::{Database, Failed, Mode};
 use super::disk::Write;
 use crate::oracle::Oracle;
 
-#[derive(Debug, Clone, Copy)]
-struct Gate {
-    promise: Term,
-    open: Option<Term>,
-}
-
 /// The client port.
 pub(crate) struct Port {
-    runtime: Runtime,
-    database: Arc<Database>,
-    oracle: Oracle,
-    gate: watch::Sender<Gate>,
-    clients: Mutex<BTreeMap<u64, CancellationToken>>,
-    alive: watch::Sender<usize>,
-    valid_until: Mutex<Instant>,
+    pub(crate) runtime: Runtime,
+    pub(crate) database: Arc<Database>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) oracle: Oracle,
 }
 
 impl Port {
-    pub(crate) fn new(runtime: &Runtime, database: Arc<Database>, oracle: Oracle) -> Arc<Self> {
-        Arc::new(Self {
-            runtime: runtime.clone(),
-            database,
-            oracle,
-            gate: watch::Sender::new(Gate {
-                promise: Term::ZERO,
-                open: None,
-            }),
-            clients: Mutex::default(),
-            alive: watch::Sender::new(0),
-            valid_until: Mutex::new(Instant::now()),
-        })
-    }
-
     /// Accepts clients for ever.
-    pub(crate) fn listen(self: &Arc<Self>, listener: Listener) {
-        let port = self.clone();
-        self.runtime.tasks().spawn("port", async move {
-            for number in 0.. {
+    pub(crate) fn listen(self: Arc<Self>, listener: Listener) {
+        let tasks = self.runtime.tasks().clone();
+        tasks.spawn("port", async move {
+            loop {
                 if let Ok((stream, _)) = listener.accept().await {
-                    port.clone().admit(number, stream);
+                    self.clone().admit(stream);
                 }
             }
         });
     }
 
-    pub(crate) fn open_term(&self) -> Option<Term> {
-        self.gate.borrow().open
-    }
-
-    /// Serves clients under this term.
-    pub(crate) fn open(&self, term: Term) {
-        self.gate.send_replace(Gate {
-            promise: term,
-            open: Some(term),
-        });
-    }
-
-    /// A call-off keeps its clients under its new term.
-    pub(crate) fn keep_open(&self, term: Term) {
-        self.gate.send_modify(|gate| {
-            gate.promise = term;
-            gate.open = gate.open.map(|_| term);
-        });
-    }
-
-    /// Closes: returns when every client's socket is closed.
-    pub(crate) async fn close(&self, promise: Term) {
-        self.gate.send_replace(Gate {
-            promise,
-            open: None,
-        });
-        let cut: Vec<u64> = {
-            let clients = self.lock();
-            clients.values().for_each(CancellationToken::cancel);
-            clients.keys().copied().collect()
-        };
-        let mut alive = self.alive.subscribe();
-        loop {
-            alive.borrow_and_update();
-            let ended = !cut.iter().any(|number| self.lock().contains_key(number));
-            if ended || alive.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Answers may be given until `moment`.
-    pub(crate) fn valid_until(&self, moment: Instant) {
-        *self
-            .valid_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = moment;
-    }
-
-    fn is_valid(&self) -> bool {
-        let until = *self
-            .valid_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Instant::now() < until
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn admit(self: Arc<Self>, number: u64, stream: Stream) {
-        let cut = CancellationToken::new();
-        let promise = {
-            self.lock().insert(number, cut.clone());
-            self.alive.send_modify(|alive| *alive += 1);
-            self.gate.borrow().promise
+    fn admit(self: Arc<Self>, stream: Stream) {
+        let Some(place) = self.gate.admit() else {
+            return;
         };
         let tasks = self.runtime.tasks().clone();
         tasks.spawn("client", async move {
-            let place = Place { port: self, number };
             tokio::select! {
                 biased;
-                () = cut.cancelled() => {}
-                served = place.port.serve(stream, promise) => drop(served),
+                () = place.cut.cancelled() => {}
+                served = self.serve(&place, stream) => drop(served),
             }
         });
     }
 
-    async fn serve(&self, mut client: Stream, promise: Term) -> io::Result<()> {
+    async fn serve(&self, place: &Place, mut client: Stream) -> io::Result<()> {
         let mut session = Session {
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -160,6 +67,9 @@ impl Port {
         session.cell = user
             .strip_prefix("cell_")
             .and_then(|cell| CellId::parse(cell).ok());
+        if let Some(term) = startup.get(TERM).and_then(|term| term.parse().ok()) {
+            place.names(Term::new(term));
+        }
         if self.database.mode() == Mode::Down || session.cell.is_none() {
             session.error("57P03", "this member's PostgreSQL is not up");
             return session.flush(&mut client).await;
@@ -169,12 +79,7 @@ impl Port {
         backend::put_backend_key_data(&mut session.output, 1, 1);
         backend::put_ready_for_query(&mut session.output, Status::Idle);
         session.flush(&mut client).await?;
-        let mut gate = self.gate.subscribe();
-        let opened = gate
-            .wait_for(|gate| gate.open == Some(promise) || gate.promise != promise)
-            .await
-            .is_ok_and(|gate| gate.open == Some(promise));
-        if !opened {
+        if !place.until_served().await {
             return Ok(());
         }
         loop {
@@ -193,7 +98,7 @@ impl Port {
             }
             // As the port does: an answer that nobody confirmed is not given.
             if !session.output.is_empty() {
-                if !self.is_valid() {
+                if !self.gate.is_valid() {
                     return Ok(());
                 }
                 session.flush(&mut client).await?;
@@ -221,7 +126,7 @@ impl Port {
                 match self.database.write(write.clone()).await {
                     Ok(epoch) => {
                         // What is told from here on is told: the moment of truth of the oracle.
-                        if self.is_valid() {
+                        if self.gate.is_valid() {
                             self.oracle.acknowledged(&write, epoch);
                         }
                         backend::put_command_complete(&mut session.output, "INSERT 0 1");
@@ -273,19 +178,6 @@ impl Port {
         }
         session.ready();
         Ok(())
-    }
-}
-
-/// A client's place in the port; its drop, also by a cut, comes after its socket is closed.
-struct Place {
-    port: Arc<Port>,
-    number: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.port.lock().remove(&self.number);
-        self.port.alive.send_modify(|alive| *alive -= 1);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The simulated PostgreSQL and client port, as the agent's own protocol code sees them.
+//! The simulated PostgreSQL, as the agent's own protocol code sees it.
 
 use std::sync::Arc;
 
@@ -6,18 +6,15 @@ use atoll_agent::simulation::{Hindrances, Postgres, Reading};
 use atoll_ownership::{Grant, TermRow};
 use atoll_runtime::Runtime;
 use atoll_streams::agent::{RowsHashed, SchemaApplied};
-use atoll_topology::{Lsn, ShardId, Term};
-use tokio::time::Instant;
+use atoll_topology::{Lsn, ShardId};
 
 use super::database::Database;
-use super::port::Port;
 use crate::oracle::Oracle;
 
-/// What a simulated member stands on.
+/// What the protocol of a simulated member stands on.
 pub(crate) struct Simulated {
     pub(crate) runtime: Runtime,
     pub(crate) database: Arc<Database>,
-    pub(crate) port: Arc<Port>,
     pub(crate) oracle: Oracle,
 }
 
@@ -89,13 +86,5 @@ impl Postgres for Simulated {
             tables: vec![],
             error: Some("there are no tables in a simulation".to_owned()),
         }
-    }
-
-    fn open_term(&self) -> Option<Term> {
-        self.port.open_term()
-    }
-
-    fn valid_until(&self, moment: Instant) {
-        self.port.valid_until(moment);
     }
 }
