@@ -277,16 +277,18 @@ impl World {
             other.alive && other.link.is_some_and(passes) && other.log.len() > waiting.at
         };
         let standbys = node.awaited.members.iter().map(|other| self.node(*other));
-        let standbys: Vec<&Node> = standbys.filter(holds).collect();
         let led = node.log.led();
-        if let Some(other) = standbys.iter().find(|o| led.supersedes(o.disk.promise)) {
-            let (other, promise) = (&other.id, other.disk.promise);
-            let what = format!("{other} acknowledges term {led} and has promised {promise}");
-            return Self::broke("PROMISED", what).map(|()| true);
+        let mut acknowledge = 0;
+        for other in standbys.filter(holds) {
+            if led.supersedes(other.disk.promise) {
+                let (other, promise) = (&other.id, other.disk.promise);
+                let what = format!("{other} acknowledges term {led} and has promised {promise}");
+                return Self::broke("PROMISED", what).map(|()| true);
+            }
+            acknowledge += 1;
         }
-        let standbys = standbys.len();
         let alone = self.mutant == Some(Mutant::AcknowledgeBeforeQuorum);
-        if standbys < usize::from(node.awaited.k) && !alone {
+        if acknowledge < usize::from(node.awaited.k) && !alone {
             return Ok(false);
         }
         let Some(waiting) = self.at(at).waiting.pop_front() else {

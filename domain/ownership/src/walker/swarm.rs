@@ -17,9 +17,9 @@ use crate::messages::OpKind;
 const DRAWS_MAX: u32 = 40;
 
 /// One in so many walks ends with a look whether the groups open again.
-const SETTLES: u32 = 24;
+const SETTLES: u32 = 64;
 /// Of those that begin with members on several lines.
-const SETTLES_PARTED: u32 = 2;
+const SETTLES_PARTED: u32 = 4;
 
 /// What is drawn; a kind stands for the choices that differ only in who and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
