@@ -130,6 +130,7 @@ impl Flow {
         let shared = &self.shared;
         let ticket = *ticket.get_or_insert_with(|| shared.hold.ticket());
         let begun = Instant::now();
+        record.waits();
         let waited = shared.hold.wait(shard.0.into(), ticket, body.bytes()).await;
         if let Some(line) = record.line() {
             line.held += begun.elapsed();

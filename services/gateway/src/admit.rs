@@ -18,11 +18,14 @@ pub(crate) enum Origin {
     Canary,
 }
 
+/// A client's own request, not one that another gateway passes on.
+pub(crate) const EDGE: &str = "edge";
+
 impl Origin {
     /// For logs and metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Edge => "edge",
+            Self::Edge => EDGE,
             Self::Peer(..) => "peer",
             Self::Canary => "canary",
         }

@@ -358,6 +358,7 @@ impl Shared {
             openings: Vec::new(),
             cells: self.cells.report(),
             draining: self.runtime.shutdown().is_requested(),
+            requests: Some(self.metrics.totals.report()),
         }
     }
 

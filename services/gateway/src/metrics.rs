@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use atoll_streams::CellHealth;
+use atoll_streams::{CellHealth, RequestCounts};
 use atoll_telemetry::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Metrics, MetricsError,
 };
@@ -24,6 +24,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) suspicions: IntCounter,
     pub(crate) table_number: IntGauge,
     pub(crate) access_dropped: IntCounter,
+    pub(crate) totals: Totals,
 }
 
 impl GatewayMetrics {
@@ -66,7 +67,63 @@ impl GatewayMetrics {
                 "gateway_access_log_dropped_total",
                 "Lines of the access log that found no room.",
             )?,
+            totals: Totals::default(),
         })
+    }
+}
+
+/// How clients' requests went since the process started, for control's proofs. Who went away by
+/// itself is in none of them.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    unknown: AtomicU64,
+    held: AtomicU64,
+    held_now: AtomicU64,
+}
+
+/// Whether a request has found the gate closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Yes,
+    No,
+}
+
+impl Totals {
+    /// A request finds the gate closed, for the first time.
+    pub(crate) fn held(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        self.held_now.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has ended.
+    pub(crate) fn ended(&self, outcome: &str, waited: Waited) {
+        let count = match outcome {
+            "ok" | "client-error" => Some(&self.answered),
+            "server-error" | "not-sent" => Some(&self.failed),
+            "unknown" | "answer-cut" => Some(&self.unknown),
+            _ => None,
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if waited == Waited::Yes {
+            // After its outcome: whoever sees that nobody waits any more sees how they all ended.
+            self.held_now.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// For the report.
+    pub(crate) fn report(&self) -> RequestCounts {
+        let held_now = self.held_now.load(Ordering::Acquire);
+        RequestCounts {
+            answered: self.answered.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            unknown: self.unknown.load(Ordering::Relaxed),
+            held: self.held.load(Ordering::Relaxed),
+            held_now,
+        }
     }
 }
 

@@ -15,9 +15,9 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::admit::Origin;
+use crate::admit::{EDGE, Origin};
 use crate::gate::InFlight;
-use crate::metrics::{CellStats, GatewayMetrics};
+use crate::metrics::{CellStats, GatewayMetrics, Waited};
 
 /// Characters of a path that are logged.
 const PATH_CHARS: usize = 200;
@@ -63,6 +63,7 @@ pub(crate) struct Record {
     pub(crate) cell: Option<Arc<CellStats>>,
     /// Counts the request at this cell's gate until the answer has ended.
     pub(crate) in_flight: Option<InFlight>,
+    waited: Waited,
     unix_ms: u64,
 }
 
@@ -98,7 +99,7 @@ impl Record {
         unix_ms: u64,
     ) -> Self {
         let line = Line {
-            origin: "edge",
+            origin: EDGE,
             from,
             method: request.method.clone(),
             path: request.uri.path().chars().take(PATH_CHARS).collect(),
@@ -121,7 +122,17 @@ impl Record {
             line,
             cell: None,
             in_flight: None,
+            waited: Waited::No,
             unix_ms,
+        }
+    }
+
+    /// It found the gate closed; counted once, however often, and where its client asked.
+    pub(crate) fn waits(&mut self) {
+        let edge = self.line.as_ref().is_some_and(|line| line.origin == EDGE);
+        if edge && self.waited == Waited::No {
+            self.waited = Waited::Yes;
+            self.recorder.metrics.totals.held();
         }
     }
 
@@ -197,7 +208,10 @@ impl Record {
         let recorder = &self.recorder;
         recorder.count(line.origin, line.outcome);
         match line.origin {
-            "edge" => recorder.edge.observe(line.took.as_secs_f64()),
+            EDGE => {
+                recorder.edge.observe(line.took.as_secs_f64());
+                recorder.metrics.totals.ended(line.outcome, self.waited);
+            }
             "peer" => recorder.peer.observe(line.took.as_secs_f64()),
             _ => return,
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use atoll_gateway::{Canary, Hold, Limits};
 use atoll_runtime::{RealOptions, Runtime};
+use atoll_streams::RequestCounts;
 use support::{App, Change, Door, OF_A, OF_B, Options, Pair, Wire, ask, get, post, table, until};
 use tokio::time::Instant;
 
@@ -248,6 +249,18 @@ async fn the_gate_refuses_beyond_its_limits_and_lets_the_gone_leave() {
     assert_eq!(pair.app_a.bodies(), ["again"]);
     let left = r#"atoll_gateway_requests_total{origin="edge",outcome="client-gone"}"#;
     assert_eq!(pair.a.metric(left), 1);
+    // All three found the gate closed; two were refused, one went away by itself.
+    until("all are counted", || {
+        pair.a.running.observe().requests
+            == Some(RequestCounts {
+                answered: 1,
+                failed: 2,
+                unknown: 0,
+                held: 3,
+                held_now: 0,
+            })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +285,13 @@ async fn a_request_that_may_have_been_executed_is_never_sent_again() {
         (502, "A2040", "unknown")
     );
     assert_eq!(pair.app_a.count(), before + 2);
+    // Each is counted once, where its client asked, though another gateway had it too.
+    let counted = |door: &Door| {
+        let counts = door.running.observe().requests.unwrap();
+        (counts.failed, counts.unknown)
+    };
+    until("they are counted", || counted(&pair.a) == (0, 3)).await;
+    assert_eq!(counted(&pair.b), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -149,6 +149,7 @@ mod tests {
             cells: vec![],
             unix_ms: 0,
             draining: false,
+            requests: None,
         }
     }
 

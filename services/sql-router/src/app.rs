@@ -89,6 +89,7 @@ pub async fn serve(
             openings: facts.openings.clone(),
             cells: Vec::new(),
             draining: shutdown.is_requested(),
+            requests: None,
         }
     });
     let tables = follower.tables();

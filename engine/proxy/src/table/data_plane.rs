@@ -13,8 +13,8 @@ use atoll_runtime::Runtime;
 use atoll_streams::proto::table::table_source_client::TableSourceClient;
 use atoll_streams::proto::table::{DataPlaneReport, TableUpdate};
 use atoll_streams::{
-    CellHealth, DecodeError, EncodedTable, MESSAGE_BYTES_MAX, Opening, Report, Role, ShardLoad,
-    decode,
+    CellHealth, DecodeError, EncodedTable, MESSAGE_BYTES_MAX, Opening, Report, RequestCounts, Role,
+    ShardLoad, decode,
 };
 use atoll_telemetry::{Metrics, MetricsError};
 use atoll_topology::{CellId, ProcessId, RegionId};
@@ -58,6 +58,8 @@ pub struct Observed {
     pub cells: Vec<CellHealth>,
     /// Whether the process is about to end.
     pub draining: bool,
+    /// Of a gateway: how its clients' requests went.
+    pub requests: Option<RequestCounts>,
 }
 
 type Observe = dyn Fn() -> Observed + Send + Sync;
@@ -283,6 +285,7 @@ impl Shared {
             loads: observed.loads,
             openings: observed.openings,
             cells: observed.cells,
+            requests: observed.requests,
             unix_ms: self.runtime.wall_clock().0,
             draining: observed.draining,
         };
