@@ -34,8 +34,6 @@ pub enum Backend {
         /// Their client addresses, the nearest first.
         endpoints: Vec<SocketAddr>,
     },
-    /// Nothing is kept. For tests.
-    Memory {},
 }
 
 /// Opens the store.
@@ -43,6 +41,5 @@ pub async fn open(backend: &Backend, runtime: &Runtime) -> Result<Arc<dyn Store>
     Ok(match backend {
         Backend::Redb { path } => Arc::new(Redb::open(path, runtime.tasks()).await?),
         Backend::Etcd { endpoints } => Arc::new(Etcd::new(runtime, endpoints)),
-        Backend::Memory {} => Arc::new(Memory::new()),
     })
 }

@@ -170,7 +170,7 @@ pub async fn serve(
     let store = atoll_store::open(&backend, &runtime).await?;
     let seat = match backend {
         Backend::Redb { .. } => Seat::alone(),
-        Backend::Etcd { .. } | Backend::Memory {} => Seat::shared(config.process.clone()),
+        Backend::Etcd { .. } => Seat::shared(config.process.clone()),
     };
     run(config, store, seat, runtime, ready).await
 }
