@@ -16,6 +16,7 @@ use axum::extract::State;
 
 use super::Failed;
 use crate::app::Control;
+use crate::observe::agents::AskedRows;
 
 /// How long a group has to apply a schema.
 const SCHEMA_LIMIT: Duration = Duration::from_secs(60);
@@ -111,17 +112,21 @@ async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &
             members: vec![],
         };
     };
-    let primary = ask(control, &open.primary, id, Lsn(0)).await;
+    let asked = |at_least| AskedRows {
+        id,
+        shards: &[],
+        at_least,
+        limit: ROWS_LIMIT,
+    };
+    let primary = control.agents.ask_rows(&open.primary, asked(Lsn(0))).await;
     let at_least = primary.as_ref().map_or(Lsn(0), |rows| rows.lsn);
     let others = record
         .members
         .iter()
         .filter(|member| member.id != open.primary);
     let others = futures::future::join_all(others.map(|member| async {
-        (
-            member.id.clone(),
-            ask(control, &member.id, id, at_least).await,
-        )
+        let rows = control.agents.ask_rows(&member.id, asked(at_least)).await;
+        (member.id.clone(), rows)
     }));
     let mut all: BTreeMap<MemberId, Result<RowsHashed, String>> =
         others.await.into_iter().collect();
@@ -133,32 +138,6 @@ async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &
         group: group.clone(),
         equal,
         members,
-    }
-}
-
-async fn ask(
-    control: &Control,
-    member: &MemberId,
-    id: &str,
-    at_least: Lsn,
-) -> Result<RowsHashed, String> {
-    let order = Order::HashRows {
-        id: id.to_owned(),
-        shards: vec![],
-        at_least,
-    };
-    if !control.agents.order(member, order) {
-        return Err("its agent is not connected".to_owned());
-    }
-    let answer = control
-        .agents
-        .until(|agents| agents.rows_hashed(member, id));
-    match tokio::time::timeout(ROWS_LIMIT, answer).await {
-        Ok(RowsHashed {
-            error: Some(error), ..
-        }) => Err(error),
-        Ok(rows) => Ok(rows),
-        Err(_) => Err("no answer in time".to_owned()),
     }
 }
 

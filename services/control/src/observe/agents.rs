@@ -1,6 +1,6 @@
 //! What the agents say, and the way to tell them something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use atoll_ownership::Progress;
 use atoll_streams::agent::{
     AgentReport, MemberStatus, Order, ReportBody, RowsHashed, SchemaApplied,
 };
-use atoll_topology::{MemberId, Position};
+use atoll_topology::{Lsn, MemberId, Position, ShardId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -40,14 +40,52 @@ impl Seen {
     }
 }
 
+/// A question about rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AskedRows<'a> {
+    /// Names the question, and its answers.
+    pub(crate) id: &'a str,
+    /// Of which shards; none: of all.
+    pub(crate) shards: &'a [ShardId],
+    /// What the member has to have replayed first.
+    pub(crate) at_least: Lsn,
+    /// How long it has.
+    pub(crate) limit: Duration,
+}
+
 #[derive(Default)]
 struct State {
     members: BTreeMap<MemberId, Seen>,
     streams: BTreeMap<MemberId, (u64, mpsc::Sender<Order>)>,
     progress: BTreeMap<MemberId, (String, Progress)>,
-    schemas: BTreeMap<(MemberId, String), SchemaApplied>,
-    hashes: BTreeMap<(MemberId, String), RowsHashed>,
+    schemas: Answers<SchemaApplied>,
+    hashes: Answers<RowsHashed>,
     streams_opened: u64,
+}
+
+/// Answers to orders, the oldest first; the oldest makes room.
+struct Answers<T>(VecDeque<(MemberId, T)>);
+
+impl<T> Default for Answers<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T: Clone> Answers<T> {
+    fn keep(&mut self, of: MemberId, answer: T) {
+        if self.0.len() >= ANSWERS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((of, answer));
+    }
+
+    /// The newest of a member that fits.
+    fn newest(&self, of: &MemberId, fits: impl Fn(&T) -> bool) -> Option<T> {
+        let mut own = self.0.iter().rev().filter(|(member, _)| member == of);
+        own.find(|(_, answer)| fits(answer))
+            .map(|(_, answer)| answer.clone())
+    }
 }
 
 /// All agents.
@@ -112,18 +150,8 @@ impl Agents {
             ReportBody::Progress { op, progress, .. } => {
                 state.progress.insert(member, (op, progress));
             }
-            ReportBody::SchemaApplied(applied) => {
-                if state.schemas.len() >= ANSWERS_MAX {
-                    state.schemas.pop_first();
-                }
-                state.schemas.insert((member, applied.id.clone()), applied);
-            }
-            ReportBody::RowsHashed(hashed) => {
-                if state.hashes.len() >= ANSWERS_MAX {
-                    state.hashes.pop_first();
-                }
-                state.hashes.insert((member, hashed.id.clone()), hashed);
-            }
+            ReportBody::SchemaApplied(applied) => state.schemas.keep(member, applied),
+            ReportBody::RowsHashed(hashed) => state.hashes.keep(member, hashed),
         });
         self.changed.send_modify(|count| *count += 1);
     }
@@ -163,12 +191,37 @@ impl Agents {
 
     /// The answer to a schema order, once it is there.
     pub(crate) fn schema_applied(&self, member: &MemberId, id: &str) -> Option<SchemaApplied> {
-        self.with(|state| state.schemas.get(&(member.clone(), id.to_owned())).cloned())
+        self.with(|state| state.schemas.newest(member, |applied| applied.id == id))
     }
 
     /// The answer to an order for row hashes, once it is there.
     pub(crate) fn rows_hashed(&self, member: &MemberId, id: &str) -> Option<RowsHashed> {
-        self.with(|state| state.hashes.get(&(member.clone(), id.to_owned())).cloned())
+        self.with(|state| state.hashes.newest(member, |hashed| hashed.id == id))
+    }
+
+    /// One member's hashes of the rows of these shards (none: all), once it has replayed its log
+    /// that far; or why there are none.
+    pub(crate) async fn ask_rows(
+        &self,
+        member: &MemberId,
+        asked: AskedRows<'_>,
+    ) -> Result<RowsHashed, String> {
+        let order = Order::HashRows {
+            id: asked.id.to_owned(),
+            shards: asked.shards.to_vec(),
+            at_least: asked.at_least,
+        };
+        if !self.order(member, order) {
+            return Err("its agent is not connected".to_owned());
+        }
+        let answer = self.until(|agents| agents.rows_hashed(member, asked.id));
+        match tokio::time::timeout(asked.limit, answer).await {
+            Ok(RowsHashed {
+                error: Some(error), ..
+            }) => Err(error),
+            Ok(rows) => Ok(rows),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
 
     /// Waits until `found` finds something; looks again at each report, and often enough to
@@ -183,5 +236,38 @@ impl Agents {
             // The sender lives as long as `self`, so the only other end is the time-out.
             let _ended = tokio::time::timeout(LIVE / 4, changed.changed()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_topology::{GroupId, ProcessId};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_answer_makes_room_whoever_gave_it() {
+        let agents = Agents::default();
+        let member = |id: &str| MemberId::parse(id).unwrap();
+        let answer = |of: &str, id: usize| {
+            agents.heard(AgentReport {
+                process: ProcessId::parse("agent").unwrap(),
+                group: GroupId::parse("g1").unwrap(),
+                member: member(of),
+                unix_ms: 0,
+                body: ReportBody::RowsHashed(RowsHashed {
+                    id: id.to_string(),
+                    lsn: Lsn(0),
+                    tables: vec![],
+                    error: None,
+                }),
+            });
+        };
+        answer("z", 0);
+        for id in 1..=ANSWERS_MAX {
+            answer("a", id);
+        }
+        assert_eq!(agents.rows_hashed(&member("z"), "0"), None);
+        assert!(agents.rows_hashed(&member("a"), "1").is_some());
     }
 }
