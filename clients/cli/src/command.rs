@@ -84,7 +84,8 @@ pub enum Command {
     /// Verify the proof of a switch, asking nobody
     #[command(
         after_help = "Exit code 1: it does not hold, and the message says which section was changed, \
-        or that the signature does not fit.\n\n\
+        or that the signature does not fit. Exit code 10: it holds, and says that a member held other \
+        rows than the primary.\n\n\
         Example:\n  atoll verify run-7f3a.proof --key 8a88e3dd7409f195…"
     )]
     Verify {
@@ -167,7 +168,8 @@ pub enum Switch {
     Abort(Named),
     /// Show what an execution did and found, signed by control
     #[command(
-        after_help = "-o json is byte for byte what was signed; keep it, and verify it anywhere.\n\n\
+        after_help = "-o json is byte for byte what was signed; keep it, and verify it anywhere.\n\
+        Exit code 10: a member held other rows than the primary.\n\n\
         Example:\n  atoll switch proof run-7f3a -o json > run-7f3a.proof\n  atoll verify run-7f3a.proof"
     )]
     Proof(Named),

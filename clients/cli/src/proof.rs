@@ -13,7 +13,8 @@ fn broken(flaw: &Flaw, place: String) -> Failure {
     Box::new(problem.why(flaw.to_string()).place(place))
 }
 
-/// Shows an execution's proof, once it was verified with the key that the server names.
+/// Shows an execution's proof, verified with the key that the server names. A person sees only what
+/// holds; a program gets what was signed, and the exit code says whether it holds.
 pub(crate) async fn show(
     client: &Client,
     name: &str,
@@ -24,12 +25,29 @@ pub(crate) async fn show(
     if format == Format::Json {
         // Byte for byte what was signed: what is kept in a file can be verified.
         screen.data(&text);
-        return Ok(Exit::Ok);
     }
     let key: PublicKey = client.get(KEY).await?;
     let verified = verify(&text, Some(&key.public_key));
     let verified = verified.map_err(|flaw| broken(&flaw, format!("Execution/{name}")))?;
-    print(&verified, name, format, screen)
+    if format != Format::Json {
+        print(&verified, name, format, screen)?;
+    }
+    Ok(judged(&verified, screen))
+}
+
+/// What a proof that holds says of the rows.
+fn judged(verified: &Verified, screen: &mut Screen<'_>) -> Exit {
+    let different = verified.sections.different();
+    if different.is_empty() {
+        return Exit::Ok;
+    }
+    for rows in different {
+        let (group, shard, members) = (&rows.group, rows.shard, rows.different.join(", "));
+        screen.say(&format!(
+            "group {group}, shard {shard}: {members} held other rows than the primary; a person must look"
+        ));
+    }
+    Exit::Warnings
 }
 
 pub(crate) async fn key(
@@ -60,13 +78,14 @@ pub(crate) fn file(
     let verified = verified.map_err(|flaw| broken(&flaw, path.display().to_string()))?;
     let name = verified.sections.execution.name.clone();
     print(&verified, &name, format, screen)?;
+    let exit = judged(&verified, screen);
     if key.is_none() {
         let key = &verified.key;
         screen.say(&format!(
             "signed with {key}; give --key to say whose that must be (atoll switch key)"
         ));
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 fn print(
@@ -74,7 +93,7 @@ fn print(
     name: &str,
     format: Format,
     screen: &mut Screen<'_>,
-) -> Result<Exit, Failure> {
+) -> Result<(), Failure> {
     match (output::whole(&verified.sections, format)?, format) {
         (Some(whole), _) => screen.data(&whole),
         (None, Format::Name) => screen.data(&format!("execution/{name}")),
@@ -83,5 +102,5 @@ fn print(
             screen.data(&format!("signed     by {}", verified.key));
         }
     }
-    Ok(Exit::Ok)
+    Ok(())
 }

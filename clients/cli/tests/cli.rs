@@ -449,7 +449,7 @@ async fn automation_is_stopped_by_name_and_reason() {
 }
 
 /// A proof as control seals it.
-fn sealed() -> (String, String) {
+fn sealed(rows: Vec<atoll_proof::ShardRows>) -> (String, String) {
     let key = atoll_proof::Key::from_secret(&[1; 32]);
     let sections = atoll_proof::Sections {
         execution: atoll_proof::Execution {
@@ -468,7 +468,7 @@ fn sealed() -> (String, String) {
         },
         groups: vec![],
         members: vec![],
-        rows: vec![],
+        rows,
         steps: vec![],
         holds: vec![atoll_proof::Hold {
             group: "g1".into(),
@@ -482,8 +482,42 @@ fn sealed() -> (String, String) {
 }
 
 #[tokio::test]
+async fn a_proof_that_names_different_rows_is_a_warning() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let rows = atoll_proof::ShardRows {
+        group: "g1".into(),
+        shard: 7,
+        rows: 2,
+        hash: "0123456789abcdef0123".into(),
+        lsn: "0/200".into(),
+        equal: words(&["g1-1"]),
+        moving: vec![],
+        different: words(&["g1-3"]),
+        silent: vec![],
+    };
+    let (text, key) = sealed(vec![rows]);
+    let server = Server::default()
+        .with(
+            "GET /apis/atoll.dev/v1/executions/run-7f3a/proof",
+            200,
+            &text,
+        )
+        .with(
+            "GET /key",
+            200,
+            json!({"algorithm": "Ed25519", "publicKey": key}),
+        );
+    for format in ["table", "json"] {
+        let ran = ask(&server, &format!("atoll switch proof run-7f3a -o {format}")).await;
+        assert_eq!(ran.exit, Exit::Warnings, "{}", ran.talk);
+        let said = "group g1, shard 7: g1-3 held other rows than the primary";
+        assert!(ran.talk.contains(said), "{}", ran.talk);
+    }
+}
+
+#[tokio::test]
 async fn a_proof_is_shown_kept_and_verified_without_a_server() {
-    let (text, key) = sealed();
+    let (text, key) = sealed(vec![]);
     let path = "/apis/atoll.dev/v1/executions/run-7f3a/proof";
     let server = Server::default()
         .with(&format!("GET {path}"), 200, &text)

@@ -102,7 +102,8 @@ pub struct ShardRows {
     pub shard: u16,
     /// Rows in all its tables, on the primary.
     pub rows: u64,
-    /// SHA-256 over its tables' names, row counts and hashes, on the primary.
+    /// SHA-256 over its tables' names, row counts and hashes, on the primary; empty: it was not
+    /// compared, for the primary gave no answer.
     pub hash: String,
     /// Where the primary's log was.
     pub lsn: String,
@@ -144,16 +145,23 @@ pub struct Hold {
     pub convergence_ms: Option<u64>,
 }
 
-/// What one gateway counted between the order and the end.
+/// What one gateway counted from the first step's begin until the new owner was published
+/// everywhere and what was held had ended; of requests that clients sent to it, by what it last
+/// reported, which is at most a fifth of a second old. Null: it was started meanwhile, or is not
+/// heard. Who went away by itself is in none of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gateway {
     /// Which.
     pub process: String,
-    /// Requests answered; null: it was started meanwhile, or is not heard.
+    /// Requests that found the gate closed.
+    pub held: Option<u64>,
+    /// Requests that the cell answered, be it with a refusal of a wrong request.
     pub answered: Option<u64>,
-    /// Of these, failed, or of unknown outcome: gateways do not tell them apart yet.
-    pub failed_or_unknown: Option<u64>,
+    /// Requests that ended with an error, and were surely not executed, or failed in the application.
+    pub failed: Option<u64>,
+    /// Requests of which nobody can tell whether they were executed.
+    pub unknown: Option<u64>,
     /// Most requests that it reported as held at once.
     pub held_most: u64,
 }
@@ -169,6 +177,14 @@ pub struct Proxy {
     pub table: Option<u64>,
     /// Whether it was live.
     pub live: bool,
+}
+
+impl Sections {
+    /// The shards of which a member holds other rows than the primary: what must never be.
+    pub fn different(&self) -> Vec<&ShardRows> {
+        let differs = |rows: &&ShardRows| !rows.different.is_empty();
+        self.rows.iter().filter(differs).collect()
+    }
 }
 
 fn list(items: &[String]) -> String {
@@ -223,15 +239,15 @@ impl fmt::Display for Sections {
             writeln!(f, "log        {} {before} -> {after}", member.member)?;
         }
         for rows in &self.rows {
-            let Some(hash) = rows.hash.get(..16) else {
-                continue;
-            };
-            write!(
-                f,
-                "rows       shard {} {} rows {hash} at {}: ",
-                rows.shard, rows.rows, rows.lsn
-            )?;
-            write!(f, "equal on {}", list(&rows.equal))?;
+            let shard = rows.shard;
+            match rows.hash.get(..16) {
+                Some(hash) => {
+                    let (count, lsn, equal) = (rows.rows, &rows.lsn, list(&rows.equal));
+                    write!(f, "rows       shard {shard} {count} rows {hash} at {lsn}: ")?;
+                    write!(f, "equal on {equal}")?;
+                }
+                None => write!(f, "rows       shard {shard} not compared")?,
+            }
             for (what, members) in [
                 ("still moving on", &rows.moving),
                 ("DIFFERENT on", &rows.different),
@@ -255,14 +271,18 @@ impl fmt::Display for Sections {
             )?;
         }
         for gateway in &self.requests {
-            let (all, bad) = (
-                or_dash(gateway.answered.as_ref()),
-                or_dash(gateway.failed_or_unknown.as_ref()),
-            );
-            let (process, held) = (&gateway.process, gateway.held_most);
+            let counts = [
+                ("held", &gateway.held),
+                ("answered", &gateway.answered),
+                ("failed", &gateway.failed),
+                ("unknown", &gateway.unknown),
+            ];
+            let counts = counts.map(|(what, n)| format!("{what} {}", or_dash(n.as_ref())));
+            let (process, most) = (&gateway.process, gateway.held_most);
             writeln!(
                 f,
-                "requests   {process} answered {all}, failed or unknown {bad}, held at once {held}"
+                "requests   {process} {}, held at once {most}",
+                counts.join(", ")
             )?;
         }
         for proxy in &self.proxies {

@@ -5,6 +5,21 @@ use atoll_proof::{
     seal, verify,
 };
 
+/// The primary gave no answer.
+fn not_compared() -> ShardRows {
+    ShardRows {
+        group: "g1".into(),
+        shard: 6,
+        rows: 0,
+        hash: String::new(),
+        lsn: String::new(),
+        equal: vec![],
+        moving: vec![],
+        different: vec![],
+        silent: vec!["g1-1".into(), "g1-2".into()],
+    }
+}
+
 fn sections() -> Sections {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     Sections {
@@ -37,17 +52,20 @@ fn sections() -> Sections {
             before: Some("t2 0/100".into()),
             after: None,
         }],
-        rows: vec![ShardRows {
-            group: "g1".into(),
-            shard: 7,
-            rows: 12,
-            hash: "0123456789abcdef0123".into(),
-            lsn: "0/200".into(),
-            equal: words(&["g1-3"]),
-            moving: vec![],
-            different: vec![],
-            silent: words(&["g1-1"]),
-        }],
+        rows: vec![
+            not_compared(),
+            ShardRows {
+                group: "g1".into(),
+                shard: 7,
+                rows: 12,
+                hash: "0123456789abcdef0123".into(),
+                lsn: "0/200".into(),
+                equal: words(&["g1-3"]),
+                moving: vec![],
+                different: vec![],
+                silent: words(&["g1-1"]),
+            },
+        ],
         steps: vec![Step {
             group: "g1".into(),
             op: 2,
@@ -62,8 +80,10 @@ fn sections() -> Sections {
         }],
         requests: vec![Gateway {
             process: "hz-1-gateway".into(),
+            held: Some(12),
             answered: Some(40),
-            failed_or_unknown: Some(0),
+            failed: Some(1),
+            unknown: Some(0),
             held_most: 9,
         }],
         proxies: vec![Proxy {
@@ -90,6 +110,15 @@ fn a_proof_is_one_text_and_says_what_it_says() {
         key(1).public()
     );
     insta::assert_snapshot!("said", verified.sections.to_string());
+}
+
+#[test]
+fn shards_whose_rows_differ_are_named() {
+    let mut sections = sections();
+    assert!(sections.different().is_empty());
+    sections.rows[1].different.push("g1-3".into());
+    let found: Vec<u16> = sections.different().iter().map(|rows| rows.shard).collect();
+    assert_eq!(found, [7]);
 }
 
 #[test]

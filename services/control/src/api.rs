@@ -9,7 +9,7 @@ mod proof;
 mod rows;
 pub(crate) mod status;
 mod topology;
-mod watch;
+pub(crate) mod watch;
 
 pub(crate) use order::object;
 pub(crate) use topology::remember;

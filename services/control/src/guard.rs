@@ -11,16 +11,22 @@ use crate::follow::Kept;
 use crate::stored;
 
 const KEY: &str = "/guard/automatic";
+/// Every order, by number: kept for ever.
 const ORDERS: &str = "/audit/automatic/";
+/// The last of them in one value, for those who look often.
+const NEWEST: &str = "/audit/automatic-newest";
 /// How often an order is tried again when others were first, or the store does not say.
 const TRIES_MAX: u32 = 10;
 /// Orders that are shown.
-pub(crate) const ORDERS_SHOWN: usize = 20;
+const ORDERS_SHOWN: usize = 20;
 
 impl Kept for Guard {
     const PREFIX: &'static str = KEY;
     type Name = ();
     fn name(&self) {}
+    fn key(&self) -> String {
+        KEY.to_owned()
+    }
 }
 
 /// The record, and what a transaction must find to replace it.
@@ -57,8 +63,7 @@ pub(crate) async fn obey(control: &Control, order: AutomaticOrder) -> Result<(),
         let key = |guard: &Guard| format!("{ORDERS}{:020}", guard.number);
         if tries > 1 {
             // An earlier try whose outcome was not known may have been it.
-            let kept = control.store.list(ORDERS).await?;
-            if kept.entries.iter().any(|(_, kept)| kept.value == value) {
+            if orders(control.store.as_ref()).await?.contains(&entry) {
                 return control.guard.refresh().await.map(drop);
             }
         }
@@ -68,7 +73,13 @@ pub(crate) async fn obey(control: &Control, order: AutomaticOrder) -> Result<(),
             AutomaticVerb::Freeze => guard.freeze(Some(said.clone())),
             AutomaticVerb::Thaw => guard.freeze(None),
         };
-        let txn = replace(Txn::new(), expect, &next).put(key(&next), value.clone());
+        // No other order can come between: each replaces the guard as it was found.
+        let mut newest = orders(control.store.as_ref()).await?;
+        newest.insert(0, entry.clone());
+        newest.truncate(ORDERS_SHOWN);
+        let txn = replace(Txn::new(), expect, &next)
+            .put(key(&next), value.clone())
+            .put(NEWEST, stored::encode(&newest));
         match control.store.txn(txn).await {
             Ok(revision) => {
                 control.guard.note(revision, [next]);
@@ -83,9 +94,8 @@ pub(crate) async fn obey(control: &Control, order: AutomaticOrder) -> Result<(),
 
 /// The last orders, the newest first.
 pub(crate) async fn orders(store: &dyn Store) -> Result<Vec<AutomaticEntry>, StoreError> {
-    let kept = store.list(ORDERS).await?;
-    let newest = kept.entries.iter().rev().take(ORDERS_SHOWN);
-    newest
-        .map(|(key, found)| stored::decode(key, &found.value))
-        .collect()
+    let Some(found) = store.get(NEWEST).await? else {
+        return Ok(vec![]);
+    };
+    stored::decode(NEWEST, &found.value)
 }

@@ -15,12 +15,13 @@ use crate::api::object;
 use crate::app::Control;
 use crate::observe::view;
 
-const PREFIX: &str = "/plan/";
+/// Where plans stand.
+pub(crate) const PREFIX: &str = "/plan/";
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     spec: PlanSpec,
-    plan: Plan,
+    pub(crate) plan: Plan,
 }
 
 /// Makes the plan that is asked for, or says why there is none.

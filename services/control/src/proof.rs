@@ -6,23 +6,25 @@ use std::time::Duration;
 
 use atoll_planner::Step;
 use atoll_proof::{Execution, Gateway, Group, Hold, Member, Plan, Proxy, Sections, ShardRows};
-use atoll_streams::Role;
-use atoll_streams::agent::{Order, RowsHashed};
+use atoll_streams::agent::RowsHashed;
 use atoll_topology::{GroupId, Lsn, MemberId, Position, ProcessId, ShardId, Term};
 use atoll_workflow::StoreError;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
 use crate::app::Control;
+use crate::observe::agents::AskedRows;
 use crate::observe::planes::LIVE;
 use crate::reconcile::execution::Stored;
-use crate::timeline::{BEGUN, CONVERGED};
+use crate::timeline::{self, BEGUN, CONVERGED, PUBLISHED};
 
 const PREFIX: &str = "/proof/";
 /// How often shards whose rows were changing are compared again.
 const TRIES_MAX: u32 = 5;
 /// How long a member has for one comparison.
 const ROWS_LIMIT: Duration = Duration::from_secs(5);
+/// How long requests that were held have to end before they are counted.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is noted before an execution, so that its proof can say what changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +33,37 @@ pub(crate) struct Noted {
     owners: BTreeMap<GroupId, Vec<String>>,
     /// Where each member's log ended.
     positions: BTreeMap<MemberId, String>,
-    /// Requests answered and failed, by gateway, since it was started.
-    counts: BTreeMap<ProcessId, (u64, u64)>,
+    /// Requests by gateway, since it was started, when the first step began.
+    #[serde(default)]
+    requests: BTreeMap<ProcessId, Counted>,
+}
+
+/// Clients' requests, as one gateway counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Counted {
+    answered: u64,
+    failed: u64,
+    unknown: u64,
+    held: u64,
+}
+
+impl Noted {
+    /// Notes what the gateways that are heard have counted so far.
+    pub(crate) fn count(&mut self, control: &Control) {
+        let mut planes = control.planes.all();
+        planes.retain(|plane| plane.heard.elapsed() < LIVE);
+        let counted = planes.into_iter().filter_map(|plane| {
+            let counts = plane.report.requests?;
+            let counted = Counted {
+                answered: counts.answered,
+                failed: counts.failed,
+                unknown: counts.unknown,
+                held: counts.held,
+            };
+            Some((plane.report.process, counted))
+        });
+        self.requests = counted.collect();
+    }
 }
 
 /// Where the proof of an execution stands.
@@ -64,7 +95,7 @@ pub(crate) fn note<'a>(control: &Control, groups: impl Iterator<Item = &'a Group
     Noted {
         owners: owners.collect(),
         positions: positions.collect(),
-        counts: counts(control),
+        requests: BTreeMap::new(),
     }
 }
 
@@ -72,27 +103,19 @@ fn place(position: Position) -> String {
     format!("{} {}", position.term, position.lsn)
 }
 
-fn counts(control: &Control) -> BTreeMap<ProcessId, (u64, u64)> {
-    let planes = control.planes.all().into_iter();
-    let gateways = planes.filter(|plane| plane.report.role == Role::Gateway);
-    gateways
-        .map(|plane| {
-            let add = |(requests, errors): (u64, u64), cell: &atoll_streams::CellHealth| {
-                (requests + cell.requests, errors + cell.errors)
-            };
-            let counts = plane.report.cells.iter().fold((0, 0), add);
-            (plane.report.process, counts)
-        })
-        .collect()
-}
-
 /// The sealed proof of an execution that is over.
 pub(crate) async fn make(control: &Control, stored: &Stored) -> Option<String> {
     let steps: Vec<&Step> = stored.steps_done().collect();
     let rows = futures::future::join_all(steps.into_iter().map(|step| rows(control, step)));
-    let rows = rows.await.into_iter().flatten().collect();
-    let groups: Vec<&GroupId> = stored.before.iter().map(|before| &before.group).collect();
-    let after = note(control, groups.iter().copied());
+    let (rows, after) = futures::join!(rows, settled(control, stored));
+    let rows: Vec<ShardRows> = rows.into_iter().flatten().collect();
+    for rows in rows.iter().filter(|rows| !rows.different.is_empty()) {
+        let (group, shard, members) = (&rows.group, rows.shard, rows.different.join(", "));
+        error!(
+            execution = stored.name,
+            group, shard, members, "members hold other rows than the primary: a person must look"
+        );
+    }
     let table = control.publisher.current();
     let sections = Sections {
         execution: Execution {
@@ -127,6 +150,24 @@ pub(crate) async fn make(control: &Control, stored: &Stored) -> Option<String> {
             None
         }
     }
+}
+
+/// What is so once the requests that were held have ended, or have had their time to: only then
+/// what became of them is counted.
+async fn settled(control: &Control, stored: &Stored) -> Noted {
+    let since = tokio::time::Instant::now();
+    let ended = control.planes.until(|live| {
+        let mut counting = live.iter().filter_map(|plane| {
+            let counts = plane.report.requests?;
+            Some(plane.heard >= since && counts.held_now == 0)
+        });
+        counting.all(|ended| ended)
+    });
+    // What still waits then is counted as held, and as nothing else.
+    let _late = tokio::time::timeout(SETTLE_LIMIT, ended).await;
+    let mut noted = note(control, stored.before.iter().map(|before| &before.group));
+    noted.count(control);
+    noted
 }
 
 fn groups_of(control: &Control, stored: &Stored, after: &Noted) -> Vec<Group> {
@@ -179,34 +220,30 @@ fn steps_of(control: &Control, stored: &Stored) -> Vec<atoll_proof::Step> {
 
 fn holds_of(control: &Control, stored: &Stored) -> Vec<Hold> {
     let marks = control.timeline.of(&stored.name);
-    let hold = |before: &crate::reconcile::execution::Before| {
-        let own = || marks.iter().filter(|mark| mark.group == before.group);
-        let at = |step: &str| own().rfind(|mark| mark.step.starts_with(step));
-        let span = |from: &str, to: &str| {
-            let (from, to) = (at(from)?.unix_ms, at(to)?.unix_ms);
-            Some(to.saturating_sub(from))
-        };
-        Hold {
-            group: before.group.to_string(),
-            hold_ms: span(BEGUN, "published"),
-            convergence_ms: span("published", CONVERGED),
-        }
+    let hold = |before: &crate::reconcile::execution::Before| Hold {
+        group: before.group.to_string(),
+        hold_ms: timeline::span(&marks, &before.group, BEGUN, PUBLISHED),
+        convergence_ms: timeline::span(&marks, &before.group, PUBLISHED, CONVERGED),
     };
     stored.before.iter().map(hold).collect()
 }
 
 fn requests_of(control: &Control, stored: &Stored, after: &Noted) -> Vec<Gateway> {
-    let gateway = |(process, now): (&ProcessId, &(u64, u64))| {
-        let before = stored.noted.counts.get(process);
-        let since = |now: u64, before: u64| now.checked_sub(before);
+    let before = &stored.noted.requests;
+    let processes: BTreeSet<&ProcessId> = before.keys().chain(after.requests.keys()).collect();
+    let gateway = |process: &ProcessId| {
+        let (before, now) = (before.get(process), after.requests.get(process));
+        let since = |count: fn(&Counted) -> u64| count(now?).checked_sub(count(before?));
         Gateway {
             process: process.to_string(),
-            answered: before.and_then(|before| since(now.0, before.0)),
-            failed_or_unknown: before.and_then(|before| since(now.1, before.1)),
+            held: since(|counted| counted.held),
+            answered: since(|counted| counted.answered),
+            failed: since(|counted| counted.failed),
+            unknown: since(|counted| counted.unknown),
             held_most: control.planes.held_most(process, stored.created_ms),
         }
     };
-    after.counts.iter().map(gateway).collect()
+    processes.into_iter().map(gateway).collect()
 }
 
 fn proxies_of(control: &Control) -> Vec<Proxy> {
@@ -238,15 +275,32 @@ async fn rows(control: &Control, step: &Step) -> Vec<ShardRows> {
     let Some(record) = control.records.get(&step.group) else {
         return vec![];
     };
-    let Some(open) = &record.open else {
-        return vec![];
-    };
     let moved = step.moves.iter().flat_map(|m| m.first.0..=m.last.0);
     let mut open_shards: BTreeSet<ShardId> = moved.map(ShardId).collect();
     if open_shards.is_empty() {
         let all = record.runs.iter().flat_map(|r| r.first.0..=r.last.0);
         open_shards = all.map(ShardId).collect();
     }
+    let mut found: BTreeMap<ShardId, ShardRows> = BTreeMap::new();
+    // What is never compared is said too.
+    for shard in &open_shards {
+        let members = record.members.iter().map(|member| member.id.to_string());
+        let rows = ShardRows {
+            group: step.group.to_string(),
+            shard: shard.0,
+            rows: 0,
+            hash: String::new(),
+            lsn: String::new(),
+            equal: vec![],
+            moving: vec![],
+            different: vec![],
+            silent: members.collect(),
+        };
+        found.insert(*shard, rows);
+    }
+    let Some(open) = &record.open else {
+        return found.into_values().collect();
+    };
     let seen = control.agents.members();
     let live = |id: &&MemberId| seen.get(*id).is_some_and(|seen| seen.live());
     let others: Vec<&MemberId> = record
@@ -256,7 +310,6 @@ async fn rows(control: &Control, step: &Step) -> Vec<ShardRows> {
         .filter(|id| **id != open.primary)
         .collect();
     let (asked, dead): (Vec<&MemberId>, Vec<&MemberId>) = others.into_iter().partition(live);
-    let mut found: BTreeMap<ShardId, ShardRows> = BTreeMap::new();
     for number in 0..TRIES_MAX {
         let shards: Vec<ShardId> = open_shards.iter().copied().collect();
         let id = format!(
@@ -264,16 +317,23 @@ async fn rows(control: &Control, step: &Step) -> Vec<ShardRows> {
             step.group,
             control.runtime.wall_clock()
         );
-        let Some(first) = ask(control, &open.primary, &id, &shards, Lsn(0)).await else {
+        let question = |at_least| AskedRows {
+            id: &id,
+            shards: &shards,
+            at_least,
+            limit: ROWS_LIMIT,
+        };
+        let first = control.agents.ask_rows(&open.primary, question(Lsn(0)));
+        let Ok(first) = first.await else {
             break;
         };
         let answers = asked.iter().map(|member| {
-            let (id, shards) = (&id, &shards);
-            async move { (*member, ask(control, member, id, shards, first.lsn).await) }
+            let answer = control.agents.ask_rows(member, question(first.lsn));
+            async move { (*member, answer.await) }
         });
         let answers = futures::future::join_all(answers).await;
         let own = by_shard(&first, &shards);
-        for shard in shards {
+        for shard in shards.iter().copied() {
             let own = own.get(&shard).cloned().unwrap_or_default();
             let mut rows = ShardRows {
                 group: step.group.to_string(),
@@ -288,8 +348,8 @@ async fn rows(control: &Control, step: &Step) -> Vec<ShardRows> {
             };
             for (member, answer) in &answers {
                 let list = match answer {
-                    None => &mut rows.silent,
-                    Some(answer) => {
+                    Err(_) => &mut rows.silent,
+                    Ok(answer) => {
                         let theirs = by_shard(answer, &[shard]).remove(&shard);
                         match theirs.unwrap_or_default() == own {
                             true => &mut rows.equal,
@@ -328,27 +388,4 @@ fn by_shard(hashed: &RowsHashed, shards: &[ShardId]) -> BTreeMap<ShardId, Own> {
         (*shard, own)
     };
     shards.iter().map(own).collect()
-}
-
-/// One member's rows; none where it does not answer in time, or cannot.
-async fn ask(
-    control: &Control,
-    member: &MemberId,
-    id: &str,
-    shards: &[ShardId],
-    at_least: Lsn,
-) -> Option<RowsHashed> {
-    let order = Order::HashRows {
-        id: id.to_owned(),
-        shards: shards.to_vec(),
-        at_least,
-    };
-    if !control.agents.order(member, order) {
-        return None;
-    }
-    let answer = control
-        .agents
-        .until(|agents| agents.rows_hashed(member, id));
-    let answer = tokio::time::timeout(ROWS_LIMIT, answer).await.ok()?;
-    answer.error.is_none().then_some(answer)
 }

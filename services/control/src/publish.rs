@@ -4,4 +4,6 @@ mod decided;
 mod publisher;
 mod table;
 
-pub(crate) use publisher::Publisher;
+#[cfg(fuzzing)]
+pub(crate) use decided::Stage;
+pub(crate) use publisher::{Publisher, WORLD};

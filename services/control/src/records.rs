@@ -41,6 +41,9 @@ impl Kept for GroupRecord {
     fn name(&self) -> GroupId {
         self.group.clone()
     }
+    fn key(&self) -> String {
+        key(&self.group)
+    }
 }
 
 /// Records by group.

@@ -3,13 +3,15 @@
 //! whether there is a majority of the store behind this replica.
 //!
 //! The holder writes a new number under one key four times a second; whoever sees none for a second
-//! takes the seat.
+//! takes the seat. A holder that is not fit to act lets it go stale, so that a fit one can take it:
+//! one that hears few members, or one whose tables do not go out (in a rolling upgrade), with which
+//! no op would come to its end. Where nobody else is there, it acts after all, and publishes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_topology::ProcessId;
-use atoll_workflow::{Expect, Revision, StoreError, Txn};
+use atoll_workflow::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,8 +26,10 @@ const BEAT: Duration = Duration::from_millis(250);
 /// A holder without a new beat in so many looks is replaced. Looks are counted, not time: while the
 /// store answers nobody, nobody can beat.
 const LOOKS: u32 = 4;
-/// The same, where the one who would replace it hears few members itself.
-const LOOKS_OF_THE_DEAF: u32 = 12;
+/// The same, where the one who would replace it is not fit either.
+const LOOKS_OF_THE_UNFIT: u32 = 12;
+/// The same, where it is an unfit holder itself: everybody else has had the time to take the seat.
+const LOOKS_OF_THE_HOLDER: u32 = 16;
 /// A replica that could not read the store for so long is read-only; longer than an election among
 /// the store's nodes.
 const STORE_SILENCE: Duration = Duration::from_millis(2_000);
@@ -54,7 +58,7 @@ pub(crate) struct Seat {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Held {
+pub(crate) struct Held {
     holder: ProcessId,
     beat: u64,
 }
@@ -162,8 +166,8 @@ struct Sitting {
     control: Arc<Control>,
     process: ProcessId,
     beat: u64,
-    /// The holder's last beat, and how often it was looked at in vain.
-    seen: Option<(Revision, u32)>,
+    /// The seat as it was seen last, and how often it was looked at in vain.
+    seen: Option<(Expect, u32)>,
     /// When the store answered last.
     heard: Instant,
 }
@@ -192,37 +196,54 @@ impl Sitting {
     }
 
     async fn step(&mut self) -> Result<Standing, StoreError> {
-        let store = self.control.store.clone();
-        let Some(found) = store.get(KEY).await? else {
-            return self.sit(Expect::Absent).await;
+        let Some(found) = self.control.store.get(KEY).await? else {
+            if self.control.publisher.publishes() {
+                return self.sit(Expect::Absent).await;
+            }
+            let stays = Standing::Waits { holder: None };
+            return self.wait(Expect::Absent, stays, LOOKS_OF_THE_UNFIT).await;
         };
         let held: Held = decode(KEY, &found.value)?;
         let expect = Expect::Revision(found.revision);
-        let waits = Standing::Waits {
-            holder: Some(held.holder.clone()),
-        };
         if held.holder == self.process {
             self.beat = self.beat.max(held.beat);
-            // One that hears few members leaves the seat to another, if there is another.
-            if self.control.seat.acts() && !self.hears() {
-                return Ok(Standing::Acts);
+            if self.fit() || !self.control.seat.acts() {
+                return self.sit(expect).await;
             }
-            return self.sit(expect).await;
+            let stays = Standing::Acts;
+            return self.wait(expect, stays, LOOKS_OF_THE_HOLDER).await;
         }
-        let looks = match self.seen {
-            Some((revision, looks)) if revision == found.revision => looks + 1,
-            _ => 0,
-        };
-        self.seen = Some((found.revision, looks));
-        let patience = if self.hears() {
+        let patience = if self.fit() {
             LOOKS
         } else {
-            LOOKS_OF_THE_DEAF
+            LOOKS_OF_THE_UNFIT
         };
+        let stays = Standing::Waits {
+            holder: Some(held.holder),
+        };
+        self.wait(expect, stays, patience).await
+    }
+
+    /// Stays as it is until the seat was looked at so often without a new beat; then takes it.
+    async fn wait(
+        &mut self,
+        expect: Expect,
+        stays: Standing,
+        patience: u32,
+    ) -> Result<Standing, StoreError> {
+        let looks = match self.seen {
+            Some((seen, looks)) if seen == expect => looks + 1,
+            _ => 0,
+        };
+        self.seen = Some((expect, looks));
         if looks < patience {
-            return Ok(waits);
+            return Ok(stays);
         }
-        info!(silent = %held.holder, "taking the seat");
+        info!(silent = ?stays, "taking the seat");
+        // Who sits there publishes: without tables no op ends.
+        if !self.control.publisher.publishes() {
+            self.control.publisher.claim().await?;
+        }
         self.sit(expect).await
     }
 
@@ -235,6 +256,11 @@ impl Sitting {
         let txn = Txn::new().expect(KEY, expect).put(KEY, encode(&held));
         self.control.store.txn(txn).await?;
         Ok(Standing::Acts)
+    }
+
+    /// Whether the seat is in good hands here.
+    fn fit(&self) -> bool {
+        self.hears() && self.control.publisher.publishes()
     }
 
     /// Whether most members are heard here: else it is rather this replica that is cut off.

@@ -6,7 +6,7 @@
 //! through again after a restart keeps the time at which it was first reached.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_ownership::TermRow;
@@ -24,6 +24,8 @@ use crate::stored::encode;
 const SETTLE_LIMIT: Duration = Duration::from_millis(3_500);
 /// The op stands in the group's record.
 pub(crate) const BEGUN: &str = "begun";
+/// The tables name the new primary.
+pub(crate) const PUBLISHED: &str = "published";
 /// Every live data plane uses the table that names the new primary.
 pub(crate) const CONVERGED: &str = "converged";
 
@@ -63,6 +65,26 @@ impl Kept for Marks {
     fn name(&self) -> Self::Name {
         (self.execution.clone(), self.group.clone())
     }
+    fn key(&self) -> String {
+        key(&self.execution, &self.group)
+    }
+}
+
+/// Where a group's marks in an execution stand.
+fn key(execution: &str, group: &GroupId) -> String {
+    format!("{}{execution}/{group}", Marks::PREFIX)
+}
+
+/// When a group came to a step for the last time, in milliseconds of Unix time.
+pub(crate) fn reached(marks: &[Mark], group: &GroupId, step: &str) -> Option<u64> {
+    let of = |mark: &&Mark| mark.group == *group && mark.step.starts_with(step);
+    marks.iter().rfind(of).map(|mark| mark.unix_ms)
+}
+
+/// Milliseconds from one step of a group to another; none where it did not come to both.
+pub(crate) fn span(marks: &[Mark], group: &GroupId, from: &str, to: &str) -> Option<u64> {
+    let (from, to) = (reached(marks, group, from)?, reached(marks, group, to)?);
+    Some(to.saturating_sub(from))
 }
 
 /// All marks.
@@ -70,82 +92,82 @@ pub(crate) struct Timeline {
     runtime: Runtime,
     store: Arc<dyn Store>,
     kept: Arc<Followed<Marks>>,
+    marks: Arc<AllMarks>,
+    /// The op of each group whose end this process says.
+    telling: Mutex<BTreeMap<GroupId, u64>>,
+}
+
+/// What is known here, by execution and group.
+struct AllMarks {
     marks: Mutex<BTreeMap<(String, GroupId), Vec<Mark>>>,
     changed: watch::Sender<u64>,
+}
+
+impl AllMarks {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<(String, GroupId), Vec<Mark>>) -> T) -> T {
+        f(&mut self.marks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The first time that a step was reached stands. Whether there were news.
+    fn add(&self, name: (String, GroupId), new: &[Mark]) -> bool {
+        let news = self.with(|all| merge(all.entry(name).or_default(), new));
+        if news {
+            self.changed.send_modify(|count| *count += 1);
+        }
+        news
+    }
+}
+
+fn merge(marks: &mut Vec<Mark>, new: &[Mark]) -> bool {
+    let mut news = false;
+    for mark in new {
+        let same = |known: &&mut Mark| known.op == mark.op && known.name() == mark.name();
+        match marks.iter_mut().find(same) {
+            Some(known) => {
+                let before = known.clone();
+                known.unix_ms = known.unix_ms.min(mark.unix_ms);
+                // Who was there says more than who came after.
+                if mark.step.len() > known.step.len() {
+                    known.step.clone_from(&mark.step);
+                }
+                news |= *known != before;
+            }
+            None => {
+                marks.push(mark.clone());
+                news = true;
+            }
+        }
+    }
+    marks.sort_by_key(|mark| mark.unix_ms);
+    news
 }
 
 impl Timeline {
     /// What the store has.
     pub(crate) async fn load(runtime: Runtime, store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        let timeline = Self {
-            runtime,
-            kept: Arc::new(Followed::load(store.clone()).await?),
-            store,
+        let marks = Arc::new(AllMarks {
             marks: Mutex::default(),
             changed: watch::Sender::new(0),
+        });
+        let merged = marks.clone();
+        // Each by itself, as it comes: what is known of all the others is as it was.
+        let told = move |name: &(String, GroupId), kept: Option<&Marks>| match kept {
+            Some(kept) => drop(merged.add(name.clone(), &kept.marks)),
+            None => drop(merged.with(|all| all.remove(name))),
         };
-        timeline.merge();
-        Ok(timeline)
+        Ok(Self {
+            runtime,
+            kept: Arc::new(Followed::load_telling(store.clone(), told).await?),
+            store,
+            marks,
+            telling: Mutex::default(),
+        })
     }
 
     /// Follows what other replicas mark.
-    pub(crate) fn start(self: &Arc<Self>) {
-        let tasks = self.runtime.tasks();
+    pub(crate) fn start(&self) {
         let follow = self.kept.clone().follow(self.runtime.clone());
-        tasks.spawn("following marks", follow);
-        let (timeline, shutdown) = (self.clone(), self.runtime.shutdown());
-        tasks.spawn("merging marks", async move {
-            let mut kept = timeline.kept.subscribe();
-            let work = async {
-                loop {
-                    timeline.merge();
-                    if kept.changed().await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = work => {}
-                () = shutdown.requested() => {}
-            }
-        });
-    }
-
-    fn merge(&self) {
-        for (name, kept) in self.kept.all().iter() {
-            self.add(name.clone(), &kept.marks);
-        }
-    }
-
-    /// The first time that a step was reached stands.
-    fn add(&self, name: (String, GroupId), new: &[Mark]) -> bool {
-        let mut all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let marks = all.entry(name).or_default();
-        let mut news = false;
-        for mark in new {
-            let same = |known: &&mut Mark| known.op == mark.op && known.name() == mark.name();
-            match marks.iter_mut().find(same) {
-                Some(known) => {
-                    let before = known.clone();
-                    known.unix_ms = known.unix_ms.min(mark.unix_ms);
-                    // Who was there says more than who came after.
-                    if mark.step.len() > known.step.len() {
-                        known.step.clone_from(&mark.step);
-                    }
-                    news |= *known != before;
-                }
-                None => {
-                    marks.push(mark.clone());
-                    news = true;
-                }
-            }
-        }
-        marks.sort_by_key(|mark| mark.unix_ms);
-        drop(all);
-        if news {
-            self.changed.send_modify(|count| *count += 1);
-        }
-        news
+        self.runtime.tasks().spawn("following marks", follow);
     }
 
     fn now(&self, op: &Op, group: &GroupId, step: &str) -> Mark {
@@ -161,7 +183,10 @@ impl Timeline {
     /// A step of an op was reached now.
     pub(crate) fn mark(&self, op: &Op, group: &GroupId, step: &str) {
         let mark = self.now(op, group, step);
-        if self.add((op.execution.clone(), group.clone()), &[mark]) {
+        if self
+            .marks
+            .add((op.execution.clone(), group.clone()), &[mark])
+        {
             let (term, execution) = (op.term.get(), &op.execution);
             tracing::info!(%group, term, execution, step, "op step");
         }
@@ -170,8 +195,8 @@ impl Timeline {
     /// The tables name the new primary.
     pub(crate) fn published(&self, op: &Op, record: &GroupRecord, row: Option<TermRow>) {
         let step = match row {
-            Some(row) => format!("published, timeline {} from {}", row.timeline, row.fork),
-            None => "published".to_owned(),
+            Some(row) => format!("{PUBLISHED}, timeline {} from {}", row.timeline, row.fork),
+            None => PUBLISHED.to_owned(),
         };
         self.mark(op, &record.group, &step);
     }
@@ -203,9 +228,33 @@ impl Timeline {
         });
     }
 
+    /// This process says the last marks of an op, once the op's end is here.
+    pub(crate) fn tells(&self, op: &Op, group: &GroupId) {
+        self.telling().insert(group.clone(), op.number);
+    }
+
+    /// Its end was not said here after all.
+    pub(crate) fn told_nothing(&self, group: &GroupId) {
+        self.telling().remove(group);
+    }
+
+    /// Whether the end of a group's op was, or will be, said by this process.
+    pub(crate) fn is_told(&self, group: &GroupId, op: u64) -> bool {
+        self.telling().get(group) == Some(&op)
+    }
+
+    fn telling(&self) -> MutexGuard<'_, BTreeMap<GroupId, u64>> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the removal of what is kept of an execution to a transaction.
+    pub(crate) fn remove(txn: Txn, execution: &str, group: &GroupId) -> Txn {
+        txn.delete(key(execution, group))
+    }
+
     /// Waits until each of these groups has converged in an execution, or for the limit of that.
     pub(crate) async fn settled(&self, execution: &str, groups: &[GroupId]) {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.subscribe();
         let converged = async {
             loop {
                 changed.borrow_and_update();
@@ -226,22 +275,23 @@ impl Timeline {
 
     /// What is known of an execution, oldest first.
     pub(crate) fn of(&self, execution: &str) -> Vec<Mark> {
-        let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = all.iter().filter(|((name, _), _)| name == execution);
-        let mut marks: Vec<Mark> = own.flat_map(|(_, marks)| marks.clone()).collect();
+        let mut marks: Vec<Mark> = self.marks.with(|all| {
+            let own = all.iter().filter(|((name, _), _)| name == execution);
+            own.flat_map(|(_, marks)| marks.clone()).collect()
+        });
         marks.sort_by_key(|mark| mark.unix_ms);
         marks
     }
 
     fn of_group(&self, execution: &str, group: &GroupId) -> Vec<Mark> {
-        let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let name = (execution.to_owned(), group.clone());
-        all.get(&name).cloned().unwrap_or_default()
+        self.marks
+            .with(|all| all.get(&name).cloned().unwrap_or_default())
     }
 
     /// Tells when there are new marks.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.marks.changed.subscribe()
     }
 }
 
@@ -254,8 +304,5 @@ fn put(txn: Txn, execution: &str, group: &GroupId, marks: Vec<Mark>) -> Txn {
         group: group.clone(),
         marks,
     };
-    txn.put(
-        format!("{}{execution}/{group}", Marks::PREFIX),
-        encode(&kept),
-    )
+    txn.put(key(execution, group), encode(&kept))
 }

@@ -4,17 +4,20 @@ mod group;
 mod world;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use atoll_api::{AutomaticOrder, AutomaticVerb, Control, Phase};
+use atoll_api::{AutomaticOrder, AutomaticVerb, Control, Kind, Phase};
 use atoll_detection::{FrozenVerdict, Verdict};
-use atoll_planner::Limits;
+use atoll_planner::{Limits, Pace};
 use atoll_routing::Closed;
 use atoll_store::{Fault, Operation};
 use atoll_topology::RegionId;
-use atoll_workflow::Txn;
+use atoll_workflow::{Store, Txn};
+use futures::StreamExt;
 
+use crate::api::watch;
 use crate::reconcile::execution;
-use crate::{automatic, guard};
+use crate::{automatic, guard, plans};
 
 use world::{Stop, World, once, order, plan};
 
@@ -395,4 +398,151 @@ async fn another_replica_ends_what_a_dead_one_began() {
     is_done(&world).await;
     two.kill().await;
     again.kill().await;
+}
+
+#[tokio::test]
+async fn a_replica_whose_tables_do_not_go_out_gives_the_seat_away_and_publishes_where_nobody_is_left()
+ {
+    let world = World::new(2).await;
+    let old = world.seated(0, "control-old", "127.0.0.1").await;
+    world.born().await;
+    assert!(old.control.seat.acts() && old.control.publisher.publishes());
+    // The next one has another address book: its tables count from now on.
+    let new = world.seated(1, "control-new", "127.0.0.2").await;
+    world
+        .until("the new one acts", async || {
+            new.control.seat.acts() && !old.control.seat.acts()
+        })
+        .await;
+    assert!(new.control.publisher.publishes() && !old.control.publisher.publishes());
+    let plan = plan(&new.control).await;
+    order(&new.control, &plan, "run-1").await.unwrap();
+    is_done(&world).await;
+    // It is lost, and only the old one is left.
+    new.kill().await;
+    world
+        .until("the old one acts and publishes", async || {
+            old.control.seat.acts() && old.control.publisher.publishes()
+        })
+        .await;
+    old.kill().await;
+}
+
+#[tokio::test]
+async fn a_refused_step_lets_the_ops_that_run_come_to_their_end_before_the_proof_is_taken() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let hash = plan(&life.control).await;
+    // The same group twice at once: the second step is refused while the op of the first runs.
+    let mut plan = plans::find(&life.control, &hash).await.ok().unwrap();
+    plan.steps.push(plan.steps[0].clone());
+    plan.pace = Pace::Together;
+    world.stop_at(Stop::Open);
+    let stored = execution::Stored::new(&life.control, "run-1".to_owned(), plan);
+    execution::create(&life.control, &stored).await.unwrap();
+    world.reached().await;
+    world
+        .until("the refusal is noted", async || {
+            let stored = world.execution("run-1").await.unwrap();
+            stored.ends.is_some()
+        })
+        .await;
+    let stored = world.execution("run-1").await.unwrap();
+    assert!(!stored.phase.is_over(), "{:?}", stored.phase);
+    world.go_on();
+    world
+        .until("the execution is over", async || {
+            let stored = world.execution("run-1").await.unwrap();
+            stored.phase.is_over()
+        })
+        .await;
+    let stored = world.execution("run-1").await.unwrap();
+    assert_eq!(stored.phase, Phase::Failed, "{}", stored.message);
+    assert!(
+        stored.message.starts_with("group g1: "),
+        "{}",
+        stored.message
+    );
+    let proof = world.store_text("/proof/run-1").await;
+    let proof = atoll_proof::verify(&proof, None).unwrap().sections;
+    assert_eq!(proof.groups[0].owners, ["0-3 b-1 epoch 2"], "{proof}");
+    assert_eq!(world.wrong(), Vec::<String>::new());
+    life.kill().await;
+}
+
+#[tokio::test]
+async fn of_executions_that_are_over_the_newest_are_kept_and_every_proof() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let hash = plan(&life.control).await;
+    let plan = plans::find(&life.control, &hash).await.ok().unwrap();
+    let mut txn = Txn::new();
+    for number in 0..execution::OVER_MAX {
+        let mut stored =
+            execution::Stored::new(&life.control, format!("old-{number}"), plan.clone());
+        stored.phase = Phase::Failed;
+        stored.finished_ms = Some(u64::try_from(number).unwrap());
+        let name = &stored.name;
+        txn = txn.put(format!("/execution/{name}"), crate::stored::encode(&stored));
+        if number % 50 == 49 {
+            life.control
+                .store
+                .txn(std::mem::take(&mut txn))
+                .await
+                .unwrap();
+        }
+    }
+    let proof = Txn::new().put("/proof/old-0", "kept");
+    life.control.store.txn(proof).await.unwrap();
+    world
+        .until("they are known", async || {
+            life.control.executions.all().len() == execution::OVER_MAX
+        })
+        .await;
+    order(&life.control, &hash, "run-1").await.unwrap();
+    is_done(&world).await;
+    world
+        .until("the oldest is gone", async || {
+            let all = life.control.executions.all();
+            !all.contains_key("old-0") && all.len() == execution::OVER_MAX
+        })
+        .await;
+    assert!(world.execution("old-0").await.is_none());
+    assert!(world.execution("old-1").await.is_some());
+    assert_eq!(world.store_text("/proof/old-0").await, "kept");
+    life.kill().await;
+}
+
+#[tokio::test]
+async fn a_watch_tells_that_it_lives_whatever_else_the_store_is_told_and_shows_what_is_selected() {
+    let world = World::new(1).await;
+    let life = world.control(0).await;
+    world.born().await;
+    let hash = plan(&life.control).await;
+    let only = Some("run-1".to_owned());
+    let lines = watch::stream(life.control.clone(), Kind::Execution, only).await;
+    let mut lines = lines.ok().unwrap().into_body().into_data_stream();
+    let mut next = async || {
+        let line = tokio::time::timeout(Duration::from_secs(6), lines.next()).await;
+        let line = line.expect("a line in time").unwrap().unwrap();
+        String::from_utf8(line.to_vec()).unwrap()
+    };
+    let beats = async {
+        loop {
+            let beat = Txn::new().put("/control/seat", "of no account");
+            world.store.txn(beat).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let bookmark = tokio::select! {
+        line = next() => line,
+        () = beats => unreachable!(),
+    };
+    assert!(bookmark.contains("BOOKMARK"), "{bookmark}");
+    order(&life.control, &hash, "run-2").await.unwrap();
+    let bookmark = next().await;
+    assert!(bookmark.contains("BOOKMARK"), "{bookmark}");
+    life.kill().await;
 }

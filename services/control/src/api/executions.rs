@@ -6,7 +6,7 @@ use atoll_api::{
     AnyObject, Code, Control as Wanted, ExecutionSpec, ExecutionStatus, Figures, GroupOutcome,
     Kind, Object, Problem, Step, StepState, Timestamp,
 };
-use atoll_topology::Term;
+use atoll_topology::{GroupId, Term};
 use atoll_workflow::StoreError;
 use axum::Json;
 use axum::body::Bytes;
@@ -17,7 +17,7 @@ use super::{Failed, order};
 use crate::app::Control;
 use crate::plans;
 use crate::reconcile::execution::{self, StepPhase, Stored};
-use crate::timeline::Mark;
+use crate::timeline::{self, BEGUN, CONVERGED, Mark, PUBLISHED};
 
 /// Starts a plan; the same name and plan again is the same execution.
 pub(crate) async fn create(control: &Arc<Control>, body: &[u8]) -> Result<AnyObject, Failed> {
@@ -103,10 +103,12 @@ pub(crate) async fn patch(
         })
 }
 
-/// All executions, by name.
-pub(crate) fn list(control: &Arc<Control>) -> Vec<AnyObject> {
+/// The executions, by name: all, or only the one of this name.
+pub(crate) fn list(control: &Control, only: Option<&str>) -> Vec<AnyObject> {
     let all = control.executions.all();
-    all.values().map(|stored| shown(control, stored)).collect()
+    let asked = |stored: &&Stored| only.is_none_or(|only| stored.name == only);
+    let asked = all.values().filter(asked);
+    asked.map(|stored| shown(control, stored)).collect()
 }
 
 fn shown(control: &Control, stored: &Stored) -> AnyObject {
@@ -192,24 +194,20 @@ fn outcomes(control: &Control, stored: &Stored) -> Vec<GroupOutcome> {
 }
 
 fn figures(stored: &Stored, marks: &[Mark]) -> Figures {
-    let ms = |from: u64, to: u64| {
-        let span = u32::try_from(to.saturating_sub(from)).unwrap_or(u32::MAX);
-        f64::from(span)
+    // Of all groups the longest; none where any has none.
+    let worst = |ms: &dyn Fn(&GroupId) -> Option<u64>| {
+        let each = stored.plan.steps.iter().map(|step| ms(&step.group));
+        let longest = each.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        Some(f64::from(u32::try_from(longest).unwrap_or(u32::MAX)))
     };
-    let worst = |measure: &dyn Fn(&atoll_topology::GroupId) -> Option<f64>| {
-        let each = stored.plan.steps.iter().map(|step| measure(&step.group));
-        each.collect::<Option<Vec<_>>>()?
-            .into_iter()
-            .reduce(f64::max)
-    };
-    let at = |group: &atoll_topology::GroupId, step: &str| {
-        let of = |mark: &&Mark| mark.group == *group && mark.step.starts_with(step);
-        marks.iter().rfind(of).map(|mark| mark.unix_ms)
-    };
+    let span = |from, to| worst(&|group| timeline::span(marks, group, from, to));
     Figures {
         detection_ms: None,
-        hold_ms: worst(&|group| Some(ms(at(group, "begun")?, at(group, "published")?))),
-        convergence_ms: worst(&|group| Some(ms(at(group, "published")?, at(group, "converged")?))),
-        rto_ms: worst(&|group| Some(ms(stored.created_ms, at(group, "published")?))),
+        hold_ms: span(BEGUN, PUBLISHED),
+        convergence_ms: span(PUBLISHED, CONVERGED),
+        rto_ms: worst(&|group| {
+            let open = timeline::reached(marks, group, PUBLISHED)?;
+            Some(open.saturating_sub(stored.created_ms))
+        }),
     }
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use atoll_api::{AnyObject, Code, Kind, List, Problem};
+use atoll_workflow::{Revision, StoreError};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
@@ -13,11 +14,31 @@ use serde::Deserialize;
 use super::{Failed, executions, topology, watch};
 use crate::app::Control;
 use crate::plans;
+use crate::publish::WORLD;
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ListQuery {
     #[serde(default)]
     watch: bool,
+    #[serde(default)]
+    field_selector: Option<String>,
+}
+
+impl ListQuery {
+    /// The one name that is asked for, if one is; nothing else can be selected.
+    fn only(self) -> Result<Option<String>, Failed> {
+        let Some(selector) = self.field_selector else {
+            return Ok(None);
+        };
+        match selector.split_once('=') {
+            Some(("metadata.name", name)) => Ok(Some(name.to_owned())),
+            _ => Err(Failed::from(
+                Problem::new(Code::BAD_REQUEST, "fieldSelector takes metadata.name=NAME")
+                    .why(format!("it is {selector:?}")),
+            )),
+        }
+    }
 }
 
 pub(crate) async fn list(
@@ -26,10 +47,14 @@ pub(crate) async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Failed> {
     let kind = parse(&plural)?;
-    if query.watch {
-        return watch::stream(control, kind).await;
+    let watch = query.watch;
+    let only = query.only()?;
+    if watch {
+        return watch::stream(control, kind, only).await;
     }
-    let (items, version) = all(&control, kind).await?;
+    // The list is at least as new as the version that it is said to be of.
+    let version = revision(&control).await?.to_string();
+    let items = items(&control, kind, only.as_deref()).await?;
     Ok(Json(List::new(kind, version, items)).into_response())
 }
 
@@ -38,8 +63,7 @@ pub(crate) async fn get(
     Path((plural, name)): Path<(String, String)>,
 ) -> Result<Json<AnyObject>, Failed> {
     let kind = parse(&plural)?;
-    let (items, _) = all(&control, kind).await?;
-    let found = items.into_iter().find(|item| item.metadata.name == name);
+    let found = items(&control, kind, Some(&name)).await?.pop();
     found.map(Json).ok_or_else(|| {
         let what = format!("there is no {} {name}", kind.singular());
         let next = format!("atoll get {}", kind.plural());
@@ -69,18 +93,25 @@ pub(crate) async fn create(
     }
 }
 
-/// All resources of a kind, by name, and the version of the list.
-pub(crate) async fn all(
+/// The resources of a kind, by name: all, or only the one of this name.
+pub(crate) async fn items(
     control: &Arc<Control>,
     kind: Kind,
-) -> Result<(Vec<AnyObject>, String), Failed> {
-    let items = match kind {
+    only: Option<&str>,
+) -> Result<Vec<AnyObject>, Failed> {
+    let mut items = match kind {
         Kind::Plan => plans::list(control).await?,
-        Kind::Execution => executions::list(control),
+        Kind::Execution => return Ok(executions::list(control, only)),
         kind => topology::list(control.store.as_ref(), kind).await?,
     };
-    let revision = control.store.list("/execution/").await?.revision;
-    Ok((items, revision.to_string()))
+    items.retain(|item| only.is_none_or(|only| item.metadata.name == only));
+    Ok(items)
+}
+
+/// The store's revision.
+pub(crate) async fn revision(control: &Control) -> Result<Revision, StoreError> {
+    // A list says it, and this one is of a single small value.
+    Ok(control.store.list(WORLD).await?.revision)
 }
 
 fn parse(plural: &str) -> Result<Kind, Failed> {

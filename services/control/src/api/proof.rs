@@ -20,16 +20,20 @@ pub(crate) async fn get(
     if let Some(text) = proof::load(&control, &name).await? {
         return Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response());
     }
-    let known = execution::load(&control, &name).await?.is_some();
-    let what = if known {
-        format!("execution {name} is not over, so it has no proof yet")
-    } else {
-        format!("there is no execution {name}")
-    };
-    let next = if known {
-        format!("atoll switch watch {name}")
-    } else {
-        "atoll get executions".to_owned()
+    let known = execution::load(&control, &name).await?;
+    let (what, next) = match known.map(|(stored, _)| stored.phase.is_over()) {
+        Some(false) => (
+            format!("execution {name} is not over, so it has no proof yet"),
+            format!("atoll switch watch {name}"),
+        ),
+        Some(true) => (
+            format!("execution {name} is over, and its proof could not be made"),
+            format!("atoll get execution {name} -o yaml"),
+        ),
+        None => (
+            format!("there is no execution {name}"),
+            "atoll get executions".to_owned(),
+        ),
     };
     Err(Failed::from(
         Problem::new(Code::NOT_FOUND, what)

@@ -7,7 +7,8 @@ use atoll_workflow::{Expect, Store, StoreError, Txn};
 
 use crate::error::Error;
 
-const TOPOLOGY: &str = "/topology";
+/// Where the file stands.
+pub(super) const TOPOLOGY: &str = "/topology";
 
 /// Writes the topology at the first start, and refuses another one later: what the records say
 /// was decided for it.

@@ -21,8 +21,6 @@ const TABLE: &str = "/table/";
 const STAGE: &str = "/table/stage/";
 /// What else the tables are made of: the replicas' configuration and version, as a hash.
 pub(super) const INPUTS: &str = "/table/inputs";
-/// Numbers up to this one were given out before they were revisions.
-const RESERVED: &str = "/table/reserved";
 /// How often two lists are tried that must be of one moment.
 const TRIES_MAX: u32 = 20;
 
@@ -55,7 +53,6 @@ pub(crate) struct Decided {
     changed: Revision,
     /// Every transaction up to this one is in here.
     pub(super) seen: Revision,
-    reserved: u64,
 }
 
 impl Decided {
@@ -104,7 +101,6 @@ impl Decided {
     }
 
     fn put(&mut self, key: &str, value: &[u8], revision: Revision) -> Result<(), StoreError> {
-        let text = || String::from_utf8_lossy(value).into_owned();
         if key.starts_with(GroupRecord::PREFIX) {
             let record: GroupRecord = decode(key, value)?;
             self.written.insert(record.group.clone(), revision);
@@ -116,9 +112,7 @@ impl Decided {
             })?;
             self.stages.insert(group, decode(key, value)?);
         } else if key == INPUTS {
-            self.inputs = text();
-        } else if key == RESERVED {
-            self.reserved = text().parse().unwrap_or_default();
+            self.inputs = String::from_utf8_lossy(value).into_owned();
         } else {
             return Ok(());
         }
@@ -126,14 +120,9 @@ impl Decided {
         Ok(())
     }
 
-    /// The number of the table that says this.
+    /// The number of the table that says this: the revision at which the last of it was written.
     pub(super) fn number(&self) -> u64 {
-        self.number_at(self.changed)
-    }
-
-    /// The number of the table that says what was written at this revision.
-    pub(super) fn number_at(&self, revision: Revision) -> u64 {
-        self.reserved.saturating_add(revision.0)
+        self.changed.0
     }
 
     /// Whether this record, or a later one of its group, is in here.

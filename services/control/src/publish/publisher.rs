@@ -14,19 +14,18 @@ use atoll_routing::{Closed, Table, TableVersion};
 use atoll_runtime::Shutdown;
 use atoll_topology::{GroupId, Topology};
 use atoll_workflow::{Expect, Store, StoreError, Txn};
-use futures::StreamExt;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::decided::{Decided, INPUTS, Stage, stage_key, waits};
 use super::table;
-use crate::follow::REFRESH;
+use crate::follow::{Following, Next};
 use crate::places::Places;
 use crate::records::Groups;
 use crate::stored::{decode, encode};
 
-const WORLD: &str = "/world/id";
+/// Where the world's name stands.
+pub(crate) const WORLD: &str = "/world/id";
 /// Pause before a store that could not be followed is read again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -69,6 +68,18 @@ impl Publisher {
         Ok(publisher)
     }
 
+    /// Whether this replica's tables go out: those of its version and its address book do.
+    pub(crate) fn publishes(&self) -> bool {
+        self.decided().inputs == self.inputs
+    }
+
+    /// From now on this replica's version and address book are the ones that count, and every
+    /// replica with others falls silent. The table that they make has a number of its own.
+    pub(crate) async fn claim(&self) -> Result<(), StoreError> {
+        keep(self.store.as_ref(), INPUTS, &self.inputs, KeepOld::No).await?;
+        self.refresh().await
+    }
+
     /// Where the streams take tables from.
     pub(crate) fn tables(&self) -> Tables {
         self.tables.clone()
@@ -94,7 +105,7 @@ impl Publisher {
         let (Some(closed), Some(op)) = (closed, record.op.as_ref().map(|op| op.id())) else {
             return Ok(number);
         };
-        let (written, now) = {
+        let (written, now, number) = {
             let decided = self.decided();
             let known = decided.groups.get(group);
             if known
@@ -108,7 +119,10 @@ impl Publisher {
                 });
             }
             let now = known.and_then(|record| waits(record, &decided.stages));
-            (decided.written.get(group).copied(), now)
+            // Of the same look as `now`: a number from before would be of a table in which nobody
+            // waits yet.
+            let written = decided.written.get(group).copied();
+            (written, now, decided.number())
         };
         if now == Some(closed) || now == Some(Closed::All) {
             return Ok(number);
@@ -129,9 +143,8 @@ impl Publisher {
             }
             Err(error) => return Err(error),
         };
-        let number = self.decided().number_at(revision);
-        self.reaches(number).await;
-        Ok(number)
+        self.reaches(revision.0).await;
+        Ok(revision.0)
     }
 
     /// Waits for a table that says what these records say; its number.
@@ -187,24 +200,17 @@ impl Publisher {
     async fn until_broken(&self) -> Result<(), StoreError> {
         self.refresh().await?;
         let seen = self.decided().seen;
-        let mut changes = self.store.watch("/", seen).await?;
-        let mut ticks = interval(REFRESH);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.reset();
+        let mut following = Following::begin(self.store.as_ref(), "/", seen).await?;
         loop {
-            let next = tokio::select! {
-                next = changes.next() => next,
-                // What a watch does not tell is no proof that nothing happened.
-                _ = ticks.tick() => {
-                    self.refresh().await?;
-                    continue;
+            match following.next().await? {
+                None => return Ok(()),
+                Some(Next::ReadAgain) => self.refresh().await?,
+                Some(Next::Take(changes)) => {
+                    let mut decided = self.decided();
+                    if decided.take(&changes)? {
+                        self.make(&decided);
+                    }
                 }
-            };
-            let Some(next) = next else { return Ok(()) };
-            let next = next?;
-            let mut decided = self.decided();
-            if decided.take(&next)? {
-                self.make(&decided);
             }
         }
     }
@@ -230,9 +236,8 @@ impl Publisher {
     fn make(&self, decided: &Decided) {
         if decided.inputs != self.inputs {
             // Two replicas would give one number to two tables.
-            warn!(
-                "another replica has another address book or version; it publishes, not this one"
-            );
+            let reason = "another replica has another address book or version, and publishes";
+            warn!(reason, "this replica does not publish");
             return;
         }
         let version = TableVersion {

@@ -6,7 +6,7 @@
 //! What runs an execution is that it stands in the store: whoever put it there, this replica or
 //! another one, and whether or not its author lived to say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +27,16 @@ use crate::proof::{self, Noted};
 use crate::reconcile::op;
 use crate::records::ChangeError;
 use crate::stored::decode;
-use crate::timeline::BEGUN;
+use crate::timeline::{BEGUN, Timeline};
 
 /// Pause before a step that could not be done is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How often the same transaction is tried whose outcome the store does not say.
 const UNKNOWN_MAX: u32 = 5;
+/// Executions that are over and are kept, with their steps; proofs and plans are kept for ever.
+pub(crate) const OVER_MAX: usize = 200;
+/// Older ones that are removed with one transaction.
+const REMOVED_AT_ONCE: usize = 8;
 
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +74,9 @@ pub(crate) struct Stored {
     pub(crate) phase: Phase,
     /// Why, in words.
     pub(crate) message: String,
+    /// How it ends once what was begun has ended: something failed, and nothing more is begun.
+    #[serde(default)]
+    pub(crate) ends: Option<Phase>,
     /// When it was made, in milliseconds of Unix time.
     pub(crate) created_ms: u64,
     /// When it was over.
@@ -88,6 +95,9 @@ impl Kept for Stored {
     type Name = String;
     fn name(&self) -> String {
         self.name.clone()
+    }
+    fn key(&self) -> String {
+        key(&self.name)
     }
 }
 
@@ -114,6 +124,7 @@ impl Stored {
             wanted: Wanted::Run,
             phase: Phase::Running,
             message: String::new(),
+            ends: None,
             created_ms: control.runtime.wall_clock().0,
             finished_ms: None,
         }
@@ -123,6 +134,11 @@ impl Stored {
     pub(crate) fn steps_done(&self) -> impl Iterator<Item = &Step> {
         let done = |(step, phase): (_, &StepPhase)| (*phase == StepPhase::Done).then_some(step);
         self.plan.steps.iter().zip(&self.steps).filter_map(done)
+    }
+
+    /// The groups that it is about.
+    fn groups(&self) -> BTreeSet<&GroupId> {
+        self.before.iter().map(|before| &before.group).collect()
     }
 
     fn encoded(&self) -> Vec<u8> {
@@ -307,7 +323,11 @@ async fn advance(control: &Arc<Control>, name: &str) -> Result<bool, ChangeError
         .steps
         .iter()
         .position(|step| *step == StepPhase::Pending);
-    let may_begin = begun == 0 || stored.plan.pace == Pace::Together;
+    if let (Some(phase), 0) = (stored.ends, begun) {
+        let message = stored.message.clone();
+        return finish(control, stored, expect, phase, message).await;
+    }
+    let may_begin = stored.ends.is_none() && (begun == 0 || stored.plan.pace == Pace::Together);
     match (pending, stored.wanted) {
         (Some(at), Wanted::Run) if may_begin => begin(control, stored, expect, at).await,
         (_, Wanted::Run) if begun > 0 => ended(control, stored, expect).await,
@@ -361,6 +381,9 @@ async fn begin(
     let now_ms = control.runtime.wall_clock().0;
     let step = stored.plan.steps[at].clone();
     let order = step.begin(&stored.plan, &stored.name, now_ms);
+    if stored.steps.iter().all(|step| *step == StepPhase::Pending) {
+        stored.noted.count(control);
+    }
     stored.steps[at] = StepPhase::Begun;
     stored.phase = Phase::Running;
     let (key, value) = (key(&stored.name), stored.encoded());
@@ -399,7 +422,7 @@ async fn begin(
             } else {
                 Phase::Failed
             };
-            finish(control, stored, expect, phase, message).await
+            fail(control, stored, expect, phase, message).await
         }
         Err(error) => Err(error),
     }
@@ -436,6 +459,10 @@ async fn ended(
             return Ok(true);
         }
     };
+    if !control.seat.acts() {
+        // Whoever acts now says that it has ended, and compares its rows.
+        return Ok(false);
+    }
     let step = &stored.plan.steps[at];
     let record = control.records.get(&step.group);
     let missed = record.and_then(|record| missed(step, &record));
@@ -447,7 +474,7 @@ async fn ended(
             .find_map(|mark| mark.step.strip_prefix("stopped: ").map(str::to_owned));
         let why = stopped.map(|why| format!(" ({why})")).unwrap_or_default();
         let message = format!("group {}: {missed}{why}", step.group);
-        return finish(control, stored, expect, Phase::Failed, message).await;
+        return fail(control, stored, expect, Phase::Failed, message).await;
     }
     save(control, &stored, expect).await?;
     Ok(false)
@@ -472,6 +499,29 @@ fn missed(step: &Step, record: &GroupRecord) -> Option<String> {
     stayed.then(|| format!("{} still leads", step.from))
 }
 
+/// Ends it; where ops of it still run, with the last of them: what is said of it, and signed, is
+/// said of no group in the middle of its op.
+async fn fail(
+    control: &Arc<Control>,
+    mut stored: Stored,
+    expect: Expect,
+    phase: Phase,
+    message: String,
+) -> Result<bool, ChangeError> {
+    if !stored.steps.contains(&StepPhase::Begun) {
+        // What failed first is why.
+        let first = stored.ends.map(|ends| (ends, stored.message.clone()));
+        let (phase, message) = first.unwrap_or((phase, message));
+        return finish(control, stored, expect, phase, message).await;
+    }
+    if stored.ends.is_none() {
+        stored.ends = Some(phase);
+        stored.message = message;
+    }
+    save(control, &stored, expect).await?;
+    Ok(false)
+}
+
 async fn finish(
     control: &Arc<Control>,
     mut stored: Stored,
@@ -486,7 +536,7 @@ async fn finish(
     stored.message = message;
     stored.finished_ms = Some(control.runtime.wall_clock().0);
     let proof = proof::make(control, &stored).await;
-    let groups: Vec<_> = stored.before.iter().map(|before| &before.group).collect();
+    let groups = stored.groups();
     let keep = |txn| {
         let keep = |txn, group: &&GroupId| control.timeline.keep(txn, &stored.name, group);
         let txn: Txn = groups.iter().fold(txn, keep);
@@ -498,7 +548,34 @@ async fn finish(
     save_with(control, &stored, expect, keep).await?;
     let (phase, message) = (stored.phase, &stored.message);
     info!(execution = stored.name, ?phase, message, "execution over");
+    if let Err(error) = remove_old(control).await {
+        // The next one that ends does it.
+        warn!(%error, "old executions were not removed");
+    }
     Ok(true)
+}
+
+/// Removes the oldest of those that are over where there are more than are kept.
+async fn remove_old(control: &Control) -> Result<(), StoreError> {
+    let all = control.executions.all();
+    let over = all.values().filter(|stored| stored.phase.is_over());
+    let mut over: Vec<&Stored> = over.collect();
+    over.sort_by_key(|stored| stored.finished_ms);
+    let more = over.len().saturating_sub(OVER_MAX);
+    let old = over.into_iter().take(more.min(REMOVED_AT_ONCE));
+    let mut old = old.peekable();
+    if old.peek().is_none() {
+        return Ok(());
+    }
+    let remove = |txn: Txn, stored: &Stored| {
+        let remove = |txn, group: &GroupId| Timeline::remove(txn, &stored.name, group);
+        stored
+            .groups()
+            .into_iter()
+            .fold(txn.delete(stored.key()), remove)
+    };
+    control.store.txn(old.fold(Txn::new(), remove)).await?;
+    Ok(())
 }
 
 /// The last mark of each group is that every live data plane uses the new table. Where the one who

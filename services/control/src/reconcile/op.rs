@@ -20,7 +20,7 @@ use crate::app::Control;
 use crate::observe::planes;
 use crate::reconcile::choose;
 use crate::records::ChangeError;
-use crate::timeline::CONVERGED;
+use crate::timeline::{CONVERGED, PUBLISHED};
 
 /// How long requests in flight have to end before a planned switch is called off.
 pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
@@ -83,6 +83,7 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                     }
                 }
             };
+            control.timeline.tells(&op, &group);
             let late = control.runtime.wall_clock().0 >= op.deadline_ms;
             let ended = tokio::select! {
                 biased;
@@ -96,6 +97,9 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                     better: None,
                 })),
             };
+            if !matches!(ended, Some(Ok(_))) {
+                control.timeline.told_nothing(&group);
+            }
             let published = match ended {
                 Some(Ok((finished, row))) => publish(&control, &op, &finished, row).await,
                 Some(Err(stopped)) => {
@@ -105,6 +109,7 @@ pub(crate) async fn run(control: Arc<Control>, group: GroupId) {
                 None => Ok(()),
             };
             if let Err(error) = published {
+                control.timeline.told_nothing(&group);
                 warn!(%group, %error, "the table could not be published; again");
                 tokio::time::sleep(AGAIN).await;
             }
@@ -228,7 +233,7 @@ pub(crate) async fn published_again(
     let Some(last) = marks.iter().rfind(|mark| mark.group == *group) else {
         return Ok(());
     };
-    if last.step == CONVERGED {
+    if last.step == CONVERGED || control.timeline.is_told(group, last.op) {
         return Ok(());
     }
     let number = control.publisher.publish(&control.records.all()).await?;
@@ -248,7 +253,7 @@ pub(crate) async fn published_again(
         deadline_ms: 0,
         automatic: false,
     };
-    if !last.step.starts_with("published") {
+    if !last.step.starts_with(PUBLISHED) {
         control.timeline.published(&op, &record, None);
     }
     converge(control, &op, group, number);

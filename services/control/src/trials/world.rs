@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::group::Group;
 use crate::app::Control;
 use crate::reconcile::execution::Stored;
+use crate::seat::{self, Seat};
 use crate::{Place, PlaceRole, api, plans, streams};
 
 /// How long anything may take before the trial has failed.
@@ -149,8 +150,18 @@ impl World {
         world
     }
 
-    /// A new life of control, on the store as it is.
+    /// A new life of control, on the store as it is, which acts as if it were alone.
     pub(super) async fn control(&self, replica: usize) -> Life {
+        self.live(replica, "127.0.0.1", None).await
+    }
+
+    /// The same, which shares the seat under this name; its address book has the agents here.
+    pub(super) async fn seated(&self, replica: usize, name: &str, agents: &str) -> Life {
+        self.live(replica, agents, Some(ProcessId::parse(name).unwrap()))
+            .await
+    }
+
+    async fn live(&self, replica: usize, agents: &str, seat: Option<ProcessId>) -> Life {
         let process = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -163,7 +174,7 @@ impl World {
         let places = members.iter().map(|member| Place {
             process: ProcessId::parse(format!("{}-agent", member.id)).unwrap(),
             role: PlaceRole::Agent,
-            ip: "127.0.0.1".parse().unwrap(),
+            ip: agents.parse().unwrap(),
             region: None,
             zone: Some(member.zone.clone()),
             cell: None,
@@ -191,9 +202,19 @@ impl World {
             let control = Control::new(runtime, store, topology, places)
                 .await
                 .unwrap();
-            let control = Arc::new(control);
+            let control = Arc::new(match &seat {
+                None => control,
+                Some(process) => Control {
+                    seat: Seat::shared(process.clone()),
+                    ..control
+                },
+            });
             control.start();
             streams::listen(control.clone(), at).await.unwrap();
+            if let Some(process) = seat {
+                let sit = seat::run(control.clone(), process);
+                control.runtime.tasks().spawn("seat", sit);
+            }
             control
         };
         let control = process.spawn(begin).await.unwrap();
