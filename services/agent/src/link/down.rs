@@ -166,6 +166,10 @@ impl Down {
         let shutdown = self.runtime.shutdown();
         let held = self.held.begin();
         let (target, remote, run) = loop {
+            // A tool whose rebuild was given up must end, and not wait for the next one's source.
+            if self.purpose == Purpose::Copy && targets.borrow().is_none() {
+                return;
+            }
             let target = tokio::select! {
                 target = targets.wait_for(Option::is_some) => {
                     match target.ok().and_then(|target| target.clone()) {
