@@ -10,6 +10,8 @@ mod automatic;
 mod config;
 mod error;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod observe;
 mod places;
