@@ -83,7 +83,10 @@ impl Disks {
     ) -> Result<Vec<String>, DiskError> {
         for name in self.own_mib.keys() {
             let meant = plan.meant_by(name);
-            if !meant.iter().any(|p| p.role == Role::Agent && self.of(p).is_some()) {
+            if !meant
+                .iter()
+                .any(|p| p.role == Role::Agent && self.of(p).is_some())
+            {
                 return Err(DiskError::NoMember(name.clone()));
             }
         }
@@ -98,11 +101,17 @@ impl Disks {
             disks.push(Disk { at, mib });
         }
         let words = on_own_disks(&disks, program).into_iter();
-        Ok(words.map(|word| word.to_string_lossy().into_owned()).collect())
+        Ok(words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect())
     }
 
     /// What a member's process needs in its environment.
-    pub(crate) fn environment(&self, directory: &Directory, place: &Place) -> Vec<(String, String)> {
+    pub(crate) fn environment(
+        &self,
+        directory: &Directory,
+        place: &Place,
+    ) -> Vec<(String, String)> {
         if !self.slow || place.role != Role::Agent {
             return Vec::new();
         }
@@ -137,4 +146,52 @@ pub(crate) fn members<'p>(plan: &'p Plan, target: &str) -> Result<Vec<&'p Place>
         return Err(DiskError::NoMember(target.to_owned()));
     }
     Ok(meant)
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_topology::Topology;
+
+    use super::*;
+    use crate::options::Store;
+
+    const TOPOLOGY: &str = include_str!("../../examples/topologies/three-cities.yaml");
+
+    fn plan() -> Plan {
+        let topology = Topology::parse(TOPOLOGY).expect("a topology");
+        Plan::lay_out(&topology, 1, &Store::Redb).expect("a plan")
+    }
+
+    fn disks(own: &[(&str, u32)]) -> Disks {
+        let own_mib = own.iter().map(|(name, mib)| ((*name).to_owned(), *mib));
+        Disks {
+            own_mib: own_mib.collect(),
+            slow: false,
+        }
+    }
+
+    #[test]
+    fn the_most_particular_name_says_how_large_a_members_disk_is() {
+        let plan = plan();
+        let disks = disks(&[("g1", 100), ("g1-agent-2", 50), ("hangzhou", 200)]);
+        let own = disks.own(&plan).into_iter();
+        let own: Vec<_> = own.map(|(place, mib)| (place.id.as_str(), mib)).collect();
+        assert!(own.contains(&("g1-agent-1", 100)), "{own:?}");
+        assert!(own.contains(&("g1-agent-2", 50)), "{own:?}");
+        assert!(own.contains(&("g2-agent-1", 200)), "in hangzhou: {own:?}");
+        assert!(own.iter().all(|(name, _)| *name != "g4-agent-1"), "{own:?}");
+    }
+
+    #[test]
+    fn a_disk_for_nobody_is_refused_and_so_is_filling_the_machines_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = Directory::make(folder.path()).expect("a directory");
+        let plan = plan();
+        let nobody = disks(&[("hz-1-gateway", 100)]).command(&directory, &plan, Path::new("atoll"));
+        assert!(matches!(nobody, Err(DiskError::NoMember(name)) if name == "hz-1-gateway"));
+        let machines = disks(&[("g1", 100)]).meant(&directory, &plan, "g2");
+        assert!(matches!(machines, Err(DiskError::NotItsOwn(_))));
+        let plain = disks(&[]).command(&directory, &plan, Path::new("atoll"));
+        assert_eq!(plain.expect("a command"), ["atoll"]);
+    }
 }

@@ -146,9 +146,12 @@ async fn disk(
     let meant = meant.map_err(|error| error.to_string())?;
     let (processes, directories): (Vec<_>, Vec<_>) = meant.into_iter().unzip();
     let at_ms = world.runtime.wall_clock().0;
-    let change = world.runtime.tasks().spawn_blocking("change disks", move || {
-        directories.iter().try_for_each(|at| change(at))
-    });
+    let change = world
+        .runtime
+        .tasks()
+        .spawn_blocking("change disks", move || {
+            directories.iter().try_for_each(|at| change(at))
+        });
     match change.await {
         Ok(Ok(())) => Ok(Outcome {
             at_ms,

@@ -205,7 +205,11 @@ impl World {
         Ok(Spec {
             program,
             args,
-            env: self.record.options.disks.environment(&self.directory, place),
+            env: self
+                .record
+                .options
+                .disks
+                .environment(&self.directory, place),
             directory: data,
             output: self.directory.output_of(id),
             log: self.directory.log_of(id),

@@ -97,7 +97,10 @@ impl SlowDisks {
 
     /// Every call of this process and its children that waits for the disk takes so much longer.
     pub fn slow(&self, process: &str, delay: Duration) -> io::Result<()> {
-        let (file, beside) = (self.delay_of(process), self.delay_of(&format!("{process}.new")));
+        let (file, beside) = (
+            self.delay_of(process),
+            self.delay_of(&format!("{process}.new")),
+        );
         // Replaced, not written over: a reader sees the old delay or the new one.
         fs::write(&beside, delay.as_millis().to_string())?;
         fs::rename(beside, file)
