@@ -8,7 +8,7 @@ use atoll_runtime::{Listener, Runtime};
 use atoll_streams::agent::{answer, answer_message, call, call_message};
 use atoll_streams::proto::agent as wire;
 use atoll_streams::proto::agent::member_server::{Member, MemberServer};
-use atoll_topology::{GroupId, MemberId, Term};
+use atoll_topology::{GroupId, MemberId};
 use futures::Stream;
 use tokio::time::{Duration, timeout};
 use tonic::{Request, Response, Status, Streaming};
@@ -47,22 +47,10 @@ pub(crate) async fn call_member(
             sent.from, sent.group
         ));
     }
-    if let Some(term) = promised_by(&sent.message) {
+    if let Some(term) = sent.message.promised() {
         peers.has_promised(to, term);
     }
     Ok(sent.message)
-}
-
-/// The promise that was durable before this was answered.
-fn promised_by(answer: &Answer) -> Option<Term> {
-    match answer {
-        Answer::Refused { .. } => None,
-        Answer::Prepared { term, .. }
-        | Answer::Demoted { term, .. }
-        | Answer::Following { term, .. }
-        | Answer::Halted { term }
-        | Answer::Kept { term } => Some(*term),
-    }
 }
 
 /// Serves the other members' calls and beats until shutdown.

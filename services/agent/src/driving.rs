@@ -202,7 +202,7 @@ impl Driving {
             let from = to.clone();
             let (input, again) = match answer {
                 Ok(answer) => {
-                    let again = asks_again(&answer);
+                    let again = answer.asks_again();
                     (Input::Answer { from, answer }, again)
                 }
                 Err(reason) => {
@@ -300,15 +300,6 @@ fn number(op: &str) -> Option<u64> {
 impl Run {
     fn ended(&self) -> bool {
         matches!(self.last, Progress::Open { .. } | Progress::GaveUp { .. })
-    }
-}
-
-/// A standby that is coming up, or whose machine failed it, is asked again.
-fn asks_again(answer: &Answer) -> bool {
-    match answer {
-        Answer::Prepared { recruit, .. } => recruit.is_none(),
-        Answer::Refused { why, .. } => matches!(why, Refused::NotReady | Refused::Failed { .. }),
-        _ => false,
     }
 }
 
