@@ -63,15 +63,7 @@ pub(crate) async fn perform(
             cut(stage, &[(from, to)], Ways::OneWay, *lasting).await?;
         }
         Fault::Isolate { region, lasting } => {
-            let record = world.record()?;
-            let places = record.plan.places.iter();
-            let mut others: Vec<String> = places
-                .filter_map(|place| place.region.as_ref().map(ToString::to_string))
-                .filter(|other| other != region)
-                .collect();
-            others.push(OUTSIDE.to_owned());
-            others.sort();
-            others.dedup();
+            let others = all_others(stage, region)?;
             let pairs: Vec<(&str, &str)> = others
                 .iter()
                 .map(|other| (region.as_str(), other.as_str()))
@@ -149,6 +141,20 @@ pub(crate) async fn perform(
         }
     }
     Ok(())
+}
+
+/// All regions but one, and the outside.
+fn all_others(stage: &Stage, region: &str) -> Result<Vec<String>> {
+    let record = stage.world.record()?;
+    let places = record.plan.places.iter();
+    let mut others: Vec<String> = places
+        .filter_map(|place| place.region.as_ref().map(ToString::to_string))
+        .filter(|other| other != region)
+        .collect();
+    others.push(OUTSIDE.to_owned());
+    others.sort();
+    others.dedup();
+    Ok(others)
 }
 
 /// Slows a member's disk down for a while, and measures that it is slow.
