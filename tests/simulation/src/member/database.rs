@@ -167,6 +167,13 @@ impl Database {
         self.state().run
     }
 
+    /// Returns when that process has ended.
+    pub(crate) async fn ended(&self, run: u64) {
+        let mut changes = self.changes();
+        // We hold a sender, so the channel cannot close.
+        drop(changes.wait_for(|_| self.run() != run).await);
+    }
+
     /// Leaves recovery, on the timeline of that term, if it still is that process.
     pub(crate) fn promote(&self, run: u64, term: Term) -> Result<(), String> {
         {

@@ -70,6 +70,7 @@ impl Port {
         if let Some(term) = startup.get(TERM).and_then(|term| term.parse().ok()) {
             place.names(Term::new(term));
         }
+        let run = self.database.run();
         if self.database.mode() == Mode::Down || session.cell.is_none() {
             session.error("57P03", "this member's PostgreSQL is not up");
             return session.flush(&mut client).await;
@@ -79,7 +80,11 @@ impl Port {
         backend::put_backend_key_data(&mut session.output, 1, 1);
         backend::put_ready_for_query(&mut session.output, Status::Idle);
         session.flush(&mut client).await?;
-        if !place.until_served().await {
+        let served = tokio::select! {
+            served = place.until_served() => served,
+            () = self.database.ended(run) => false,
+        };
+        if !served {
             return Ok(());
         }
         loop {
