@@ -327,7 +327,8 @@ impl Acts {
                     .map_err(|error| error.to_string())?;
                 promote(&session).await.map_err(|error| error.to_string())
             };
-            let result = promoted.await;
+            // The opening transaction finds its session there.
+            let (result, ()) = tokio::join!(promoted, database.open_ahead());
             // Without an actor there is nobody to lead.
             drop(
                 commands

@@ -10,6 +10,7 @@ use atoll_postgres::{
 use atoll_runtime::Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Duration, timeout};
+use tracing::debug;
 
 use crate::error::Error;
 
@@ -31,6 +32,8 @@ pub(crate) struct Database {
 struct Sessions {
     /// Kept warm: it survives a promotion.
     kept: Option<Arc<Session>>,
+    /// Opened ahead, for whoever asks for one next.
+    ahead: Option<Arc<Session>>,
     /// All that may still be open.
     all: Vec<std::sync::Weak<Session>>,
 }
@@ -88,11 +91,24 @@ impl Database {
 
     /// A session that nobody else uses.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
+        let ahead = self.lock().ahead.take();
+        if let Some(session) = ahead.filter(|session| session.is_open()) {
+            return Ok(session);
+        }
         let session = Arc::new(Session::open(&self.runtime, &self.options.layout).await?);
         let mut sessions = self.lock();
         sessions.all.retain(|weak| weak.strong_count() > 0);
         sessions.all.push(Arc::downgrade(&session));
         Ok(session)
+    }
+
+    /// Opens the next session ahead: a standby's session becomes a primary's.
+    pub(crate) async fn open_ahead(&self) {
+        match self.session().await {
+            Ok(session) => self.lock().ahead = Some(session),
+            // It will be opened when it is needed.
+            Err(error) => debug!(%error, "no session was opened ahead"),
+        }
     }
 
     /// The warm session, for short reads.
@@ -111,7 +127,9 @@ impl Database {
     /// kept one only reads and promotes; opening another one would cost a switch a tenth of a
     /// second.
     pub(crate) fn cut_sessions(&self) {
-        for session in self.lock().all.drain(..).filter_map(|weak| weak.upgrade()) {
+        let mut sessions = self.lock();
+        sessions.ahead = None;
+        for session in sessions.all.drain(..).filter_map(|weak| weak.upgrade()) {
             session.cut();
         }
     }

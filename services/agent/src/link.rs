@@ -5,6 +5,7 @@
 mod down;
 mod greeting;
 mod relay;
+mod turn;
 mod up;
 
 pub(crate) use down::{Down, Purpose};

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::greeting::{Greeting, Use};
 use super::relay::{Running, relay};
+use super::turn::relay_down;
 use crate::error::Error;
 use crate::peers::Peers;
 
@@ -199,7 +200,10 @@ impl Down {
         };
         drop(held);
         info!(upstream = %target.upstream, purpose = ?self.purpose, "link up");
-        relay(local, remote, &target.cut, run, None).await;
+        match self.purpose {
+            Purpose::Receiver => relay_down(local, remote, &target.cut, run).await,
+            Purpose::Copy => relay(local, remote, &target.cut, run, None).await,
+        }
         info!(upstream = %target.upstream, purpose = ?self.purpose, "link down");
     }
 

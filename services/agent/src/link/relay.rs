@@ -43,7 +43,7 @@ impl Drop for Run {
 }
 
 /// What is relayed in one piece.
-const PIECE_BYTES: usize = 64 * 1024;
+pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 
 /// A standby's promise stands behind every byte of its link.
 pub(crate) struct Consent {
@@ -58,7 +58,7 @@ pub(crate) struct Consent {
 
 impl Consent {
     /// Waits until it is there.
-    async fn given(&self) {
+    pub(crate) async fn given(&self) {
         let (mut needed, mut promised) = (self.needed.clone(), self.promised.clone());
         loop {
             let since = promised.borrow_and_update().get(&self.standby).copied();

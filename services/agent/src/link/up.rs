@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::greeting::{Greeting, Use};
 use super::relay::{Consent, Run, Running, relay};
+use super::turn::relay_up;
 use crate::database::Database;
 use crate::peers::Peers;
 
@@ -188,7 +189,10 @@ async fn serve(
         promised: peers.promised(),
         needed,
     };
-    relay(stream, local, &cut, run, Some(&consent)).await;
+    match purpose {
+        Use::Stream => relay_up(stream, local, &cut, run, &consent).await,
+        Use::Copy => relay(stream, local, &cut, run, Some(&consent)).await,
+    }
     // Its entry goes with the next link.
     cut.cancel();
     info!(%from, ?purpose, "standby unlinked");
