@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use atoll_runtime::{RealOptions, Runtime};
 use atoll_world::{
-    Canary, Disks, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Store, Up, Ways, serve_etcd,
-    worlds_of_this_user,
+    Canary, Disks, LocalWorld, OUTSIDE_ROUND_TRIP_MS, Options, Outcome, Store, Up, Ways,
+    serve_etcd, worlds_of_this_user,
 };
 
 use crate::roles::{self, Start};
@@ -292,12 +292,18 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::SlowDisk { target, delay_ms } => {
             let delay = Duration::from_millis(delay_ms.into());
             let slowed = find(&target.which)?.slow_disk(&target.target, delay)?;
-            talk::say(&format!("disks slower by {delay_ms} ms: {}", slowed.join(" ")));
+            talk::say(&format!(
+                "disks slower by {delay_ms} ms: {}",
+                slowed.join(" ")
+            ));
             Ok(())
         }
         Command::Clock { target, offset_ms } => {
             let wrong = find(&target.which)?.set_clock(&target.target, offset_ms)?;
-            talk::say(&format!("clocks off by {offset_ms} ms: {}", wrong.join(" ")));
+            talk::say(&format!(
+                "clocks off by {offset_ms} ms: {}",
+                wrong.join(" ")
+            ));
             Ok(())
         }
         Command::Supervise { .. } | Command::Etcd(_) => Ok(()),

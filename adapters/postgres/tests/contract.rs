@@ -344,14 +344,10 @@ async fn two_promotions_from_one_timeline_differ_only_with_placeholders() {
     // Without placeholders both histories claim the same timeline, and a rewind would see no
     // difference between them.
     promote(&first.session).await.unwrap();
-    let timeline = timeline_of_primary(&first.session)
-        .await
-        .unwrap();
+    let timeline = timeline_of_primary(&first.session).await.unwrap();
     assert_eq!(timeline, 2);
     lead(&second, 3).await;
-    let timeline = timeline_of_primary(&second.session)
-        .await
-        .unwrap();
+    let timeline = timeline_of_primary(&second.session).await.unwrap();
     assert_eq!(timeline, 3);
     for m in [&first, &second] {
         m.server.quit(&m.options.layout).await.unwrap();
