@@ -292,19 +292,11 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::SlowDisk { target, delay_ms } => {
             let delay = Duration::from_millis(delay_ms.into());
             let slowed = find(&target.which)?.slow_disk(&target.target, delay)?;
-            talk::say(&format!(
-                "disks slower by {delay_ms} ms: {}",
-                slowed.join(" ")
-            ));
-            Ok(())
+            changed(&format!("disks slower by {delay_ms} ms"), &slowed)
         }
         Command::Clock { target, offset_ms } => {
             let wrong = find(&target.which)?.set_clock(&target.target, offset_ms)?;
-            talk::say(&format!(
-                "clocks off by {offset_ms} ms: {}",
-                wrong.join(" ")
-            ));
-            Ok(())
+            changed(&format!("clocks off by {offset_ms} ms"), &wrong)
         }
         Command::Supervise { .. } | Command::Etcd(_) => Ok(()),
     }
@@ -467,6 +459,11 @@ fn find(which: &Which) -> Result<LocalWorld> {
     clippy::unnecessary_wraps,
     reason = "the last expression of every arm that calls it"
 )]
+fn changed(what: &str, names: &[String]) -> Result<()> {
+    talk::say(&format!("{what}: {}", names.join(" ")));
+    Ok(())
+}
+
 fn told(done: &str, outcome: Outcome) -> Result<()> {
     let names = outcome.processes.join(" ");
     match outcome.signalled {
