@@ -56,13 +56,15 @@ async fn a_region_is_frozen_killed_and_started_again_and_nothing_is_left_at_the_
     let directory = prepare(temporary.path());
     let runtime = Runtime::real(RealOptions::default());
     let (root, inner) = (directory.root().to_path_buf(), runtime.clone());
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
     let supervisor = runtime.tasks().spawn("supervisor", async move {
-        supervise(&root, inner, |_| {}).await
+        supervise(&root, inner, |_| drop(ready.send(()))).await
     });
-    until("the supervisor takes orders", || {
-        directory.socket().try_exists().unwrap_or(false)
-    })
-    .await;
+    let orders = tokio::time::timeout(LIMIT, is_ready).await;
+    assert!(
+        matches!(orders, Ok(Ok(()))),
+        "the supervisor takes no orders"
+    );
     let world = LocalWorld::open(directory.root()).expect("a world");
     world
         .start("hangzhou")
