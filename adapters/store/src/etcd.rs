@@ -27,7 +27,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use atoll_runtime::Runtime;
-use atoll_workflow::{Expect, Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
 use bytes::Bytes;
 use tonic::{Code, Request};
 
@@ -38,6 +37,7 @@ use self::proto::{
     RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, request_op, response_op,
 };
 use self::watch::Watching;
+use crate::{Expect, Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
 
 /// The first key there can be; with itself as the end of the range: all keys.
 const FIRST_KEY: &[u8] = &[0];

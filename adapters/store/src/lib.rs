@@ -1,7 +1,8 @@
 //! Where intent is remembered: etcd for several replicas of control, a file (redb) for one, memory
-//! for tests and the simulator. All keep the contract of [`atoll_workflow::Store`], shown by one
+//! for tests and the simulator. All keep the contract of [`Store`], shown by one
 //! suite of tests.
 
+mod contract;
 mod etcd;
 mod memory;
 mod mirror;
@@ -12,9 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_runtime::Runtime;
-use atoll_workflow::Store;
 use serde::{Deserialize, Serialize};
 
+pub use contract::{
+    Change, Changes, Expect, KEY_BYTES_MAX, Listed, Revision, Store, StoreError,
+    TXN_OPERATIONS_MAX, Txn, VALUE_BYTES_MAX, Versioned, Watch,
+};
 pub use etcd::Etcd;
 pub use memory::{Fault, Memory, Operation};
 pub use mirror::HISTORY_REVISIONS_MAX;

@@ -3,10 +3,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use atoll_workflow::{Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
-
 use crate::mirror::{Mirror, State};
+use crate::{Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
+use async_trait::async_trait;
 
 /// A store in memory. Clones are the same store.
 #[derive(Clone)]

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atoll_workflow::{
-    Change, Changes, Expect, Listed, Revision, StoreError, Txn, Versioned, Watch,
-};
 use tokio::sync::watch;
+
+use crate::{Change, Changes, Expect, Listed, Revision, StoreError, Txn, Versioned, Watch};
 
 /// Transactions whose changes are kept for watches. When there are more, the older half goes: a
 /// watch that is so far behind lists again.

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use atoll_runtime::Tasks;
-use atoll_workflow::{Change, Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
 use bytes::Bytes;
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
@@ -23,6 +22,7 @@ use tokio::sync::Mutex;
 use tracing::error;
 
 use crate::mirror::{Effect, Mirror, State};
+use crate::{Change, Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
 
 /// Says that a file is ours: "atoll kv" in ASCII.
 const MAGIC: u64 = u64::from_be_bytes(*b"atoll kv");

@@ -18,8 +18,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use atoll_api::{Code, Problem};
+use atoll_store::StoreError;
 use atoll_telemetry::admin::Incoming;
-use atoll_workflow::StoreError;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

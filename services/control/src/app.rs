@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use atoll_detection::guard::Guard;
 use atoll_runtime::Runtime;
-use atoll_store::Backend;
+use atoll_store::{Backend, Store, StoreError};
 use atoll_topology::{MemberId, RegionId, Topology};
-use atoll_workflow::{Store, StoreError};
 use tracing::{info, warn};
 
 use crate::config::Config;

@@ -8,7 +8,7 @@ use atoll_api::{AutomaticOrder, AutomaticVerb};
 use atoll_detection::guard::{Guard, Held};
 use atoll_detection::{Detector, FrozenVerdict, Verdict};
 use atoll_planner::{Limits, Plan, plan_failover};
-use atoll_workflow::StoreError;
+use atoll_store::StoreError;
 use tracing::{error, info, warn};
 
 use crate::app::Control;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use atoll_workflow::StoreError;
+use atoll_store::StoreError;
 use thiserror::Error;
 
 /// Why control does not start, or ends.

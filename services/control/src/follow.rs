@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_runtime::Runtime;
-use atoll_workflow::{Change, Changes, Listed, Revision, Store, StoreError, Watch};
+use atoll_store::{Change, Changes, Listed, Revision, Store, StoreError, Watch};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;

@@ -4,7 +4,7 @@
 
 use atoll_api::{AutomaticEntry, AutomaticOrder, AutomaticVerb};
 use atoll_detection::guard::Guard;
-use atoll_workflow::{Expect, Store, StoreError, Txn};
+use atoll_store::{Expect, Store, StoreError, Txn};
 
 use crate::app::Control;
 use crate::follow::Kept;

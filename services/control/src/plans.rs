@@ -6,7 +6,7 @@ use atoll_api::{
     AnyObject, Check, CheckState, Code, Kind, MadeFor, Object, PlanSpec, PlanStatus, Problem,
 };
 use atoll_planner::{Limits, Order, Plan, Refusal, Refused, plan_switchover};
-use atoll_workflow::{Expect, StoreError, Txn};
+use atoll_store::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use atoll_planner::Step;
 use atoll_proof::{Execution, Gateway, Group, Hold, Member, Plan, Proxy, Sections, ShardRows};
+use atoll_store::StoreError;
 use atoll_streams::agent::RowsHashed;
 use atoll_topology::{GroupId, Lsn, MemberId, Position, ProcessId, ShardId, Term};
-use atoll_workflow::StoreError;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use atoll_ownership::record::{GroupRecord, Refusal};
 use atoll_runtime::Runtime;
+use atoll_store::{Expect, Store, StoreError, Txn};
 use atoll_topology::GroupId;
-use atoll_workflow::{Expect, Store, StoreError, Txn};
 use thiserror::Error;
 use tokio::sync::watch;
 

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_store::{Expect, StoreError, Txn};
 use atoll_topology::ProcessId;
-use atoll_workflow::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};

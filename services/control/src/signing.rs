@@ -3,7 +3,7 @@
 
 use atoll_proof::Key;
 use atoll_runtime::Runtime;
-use atoll_workflow::{Expect, Store, StoreError, Txn};
+use atoll_store::{Expect, Store, StoreError, Txn};
 
 const KEY: &str = "/key/proofs";
 

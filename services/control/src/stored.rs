@@ -1,6 +1,6 @@
 //! How control's values stand in the store: as JSON, read back strictly.
 
-use atoll_workflow::StoreError;
+use atoll_store::StoreError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

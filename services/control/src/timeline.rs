@@ -12,8 +12,8 @@ use std::time::Duration;
 use atoll_ownership::TermRow;
 use atoll_ownership::record::{GroupRecord, Op};
 use atoll_runtime::Runtime;
+use atoll_store::{Store, StoreError, Txn};
 use atoll_topology::GroupId;
-use atoll_workflow::{Store, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 

@@ -10,9 +10,8 @@ use atoll_api::{AutomaticOrder, AutomaticVerb, Control, Kind, Phase};
 use atoll_detection::{FrozenVerdict, Verdict};
 use atoll_planner::{Limits, Pace};
 use atoll_routing::Closed;
-use atoll_store::{Fault, Operation};
+use atoll_store::{Fault, Operation, Store, Txn};
 use atoll_topology::RegionId;
-use atoll_workflow::{Store, Txn};
 use futures::StreamExt;
 
 use crate::api::watch;

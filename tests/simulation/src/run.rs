@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use atoll_ownership::record::GroupRecord;
-use atoll_workflow::Store;
+use atoll_store::Store;
 use futures::FutureExt;
 
 use crate::faults::{Fault, Faults};

@@ -4,8 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use atoll_store::Memory;
-use atoll_workflow::{Listed, Revision, Store, StoreError, Txn, Versioned, Watch};
+use atoll_store::{Listed, Memory, Revision, Store, StoreError, Txn, Versioned, Watch};
 
 /// What a replica meets at its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

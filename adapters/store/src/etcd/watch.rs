@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_workflow::{Change, Changes, Revision, StoreError, Watch};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
@@ -20,6 +19,7 @@ use super::proto::{
     WatchCreateRequest, WatchProgressRequest, WatchRequest as WireRequest, WatchResponse,
 };
 use super::{range_of, signed, text, unsigned};
+use crate::{Change, Changes, Revision, StoreError, Watch};
 
 /// A quiet node is asked this often whether it is there: a cut is silent, and etcd takes frequent
 /// HTTP/2 pings for an attack.

@@ -8,8 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use atoll_runtime::{LinkRule, LinksFile, RealOptions, Runtime};
-use atoll_store::Etcd;
-use atoll_workflow::Store;
+use atoll_store::{Etcd, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_runtime::Tasks;
-use atoll_store::{HISTORY_REVISIONS_MAX, Memory, Redb};
-use atoll_workflow::{
-    Change, Changes, Expect, Revision, Store, StoreError, TXN_OPERATIONS_MAX, Txn, VALUE_BYTES_MAX,
-    Watch,
+use atoll_store::{
+    Change, Changes, Expect, HISTORY_REVISIONS_MAX, Memory, Redb, Revision, Store, StoreError,
+    TXN_OPERATIONS_MAX, Txn, VALUE_BYTES_MAX, Watch,
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atoll_store::Etcd;
-use atoll_workflow::{Expect, Revision, Store, StoreError, Txn};
+use atoll_store::{Etcd, Expect, Revision, Store, StoreError, Txn};
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -6,8 +6,8 @@ use atoll_api::{
     AnyObject, Code, Control as Wanted, ExecutionSpec, ExecutionStatus, Figures, GroupOutcome,
     Kind, Object, Problem, Step, StepState, Timestamp,
 };
+use atoll_store::StoreError;
 use atoll_topology::{GroupId, Term};
-use atoll_workflow::StoreError;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use atoll_api::{AnyObject, Code, Kind, List, Problem};
-use atoll_workflow::{Revision, StoreError};
+use atoll_store::{Revision, StoreError};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};

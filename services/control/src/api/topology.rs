@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use atoll_api::{AnyObject, Kind, Object};
-use atoll_workflow::{Expect, Store, StoreError, Txn};
+use atoll_store::{Expect, Store, StoreError, Txn};
 
 use crate::error::Error;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::{AnyObject, Kind, WatchEvent, WatchKind};
-use atoll_workflow::Watch;
+use atoll_store::Watch;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use atoll_ownership::OpKind;
 use atoll_ownership::record::{GroupRecord, Op};
 use atoll_routing::Closed;
+use atoll_store::{Change, Changes, Listed, Revision, Store, StoreError};
 use atoll_topology::GroupId;
-use atoll_workflow::{Change, Changes, Listed, Revision, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::follow::Kept;
@@ -61,8 +61,7 @@ impl Decided {
         for _ in 0..TRIES_MAX {
             let groups = store.list(GroupRecord::PREFIX).await?;
             let table = store.list(TABLE).await?;
-            let later =
-                |(_, found): &(_, atoll_workflow::Versioned)| found.revision > groups.revision;
+            let later = |(_, found): &(_, atoll_store::Versioned)| found.revision > groups.revision;
             // What was written between the two lists would be of another moment.
             if !table.entries.iter().any(later) {
                 return Self::of(groups, table);
@@ -152,9 +151,8 @@ fn planned(op: &Op) -> bool {
 mod tests {
     use atoll_ownership::Admitted;
     use atoll_ownership::record::{Begin, Move, Open};
-    use atoll_store::Memory;
+    use atoll_store::{Memory, Txn};
     use atoll_topology::{CellId, MemberId, ShardId, Term};
-    use atoll_workflow::Txn;
     use futures::StreamExt;
 
     use super::*;

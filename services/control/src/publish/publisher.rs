@@ -12,8 +12,8 @@ use atoll_ownership::record::GroupRecord;
 use atoll_proxy::table::Publisher as Tables;
 use atoll_routing::{Closed, Table, TableVersion};
 use atoll_runtime::Shutdown;
+use atoll_store::{Expect, Store, StoreError, Txn};
 use atoll_topology::{GroupId, Topology};
-use atoll_workflow::{Expect, Store, StoreError, Txn};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 

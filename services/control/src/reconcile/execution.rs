@@ -16,8 +16,8 @@ use atoll_detection::guard::Guard;
 use atoll_ownership::OpKind;
 use atoll_ownership::record::{GroupRecord, Refusal};
 use atoll_planner::{Pace, Plan, Step};
+use atoll_store::{Expect, StoreError, Txn};
 use atoll_topology::{GroupId, MemberId, ShardId, Term};
-use atoll_workflow::{Expect, StoreError, Txn};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use atoll_ownership::record::{Begin, GroupRecord, Op, Opened, RunPhase};
 use atoll_ownership::{OpKind, Progress, TermRow};
 use atoll_routing::Closed;
+use atoll_store::StoreError;
 use atoll_streams::{Role, agent::Order};
 use atoll_topology::{GroupId, MemberId, Term};
-use atoll_workflow::StoreError;
 use thiserror::Error;
 use tracing::{info, warn};
 

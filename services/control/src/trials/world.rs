@@ -14,13 +14,12 @@ use atoll_ownership::{OpKind, Progress};
 use atoll_proxy::table::{FollowerConfig, Observed, TableFollower};
 use atoll_routing::{Closed, Phase, Table};
 use atoll_runtime::{RealOptions, Runtime};
-use atoll_store::Memory;
+use atoll_store::{Memory, Revision, Store};
 use atoll_streams::agent::{AgentReport, Order, ReportBody, RowsHashed, TableHash};
 use atoll_streams::proto::agent as wire;
 use atoll_streams::proto::agent::control_client::ControlClient;
 use atoll_streams::{Opening, Role};
 use atoll_topology::{CellId, GroupId, Lsn, MemberId, ProcessId, RegionId, Topology};
-use atoll_workflow::{Revision, Store};
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -265,7 +264,7 @@ impl World {
     /// Everything under a prefix, as text.
     pub(super) async fn store_text(&self, prefix: &str) -> String {
         let found = self.store.list(prefix).await.unwrap();
-        let text = |(_, found): &(String, atoll_workflow::Versioned)| {
+        let text = |(_, found): &(String, atoll_store::Versioned)| {
             String::from_utf8_lossy(&found.value).into_owned()
         };
         found.entries.iter().map(text).collect()

@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result};
 use atoll_ownership::record::GroupRecord;
-use atoll_store::{Fault, Memory, Operation};
-use atoll_workflow::{Expect, Revision, Store, StoreError, Txn};
+use atoll_store::{Expect, Fault, Memory, Operation, Revision, Store, StoreError, Txn};
 
 const KEY: &str = "group/g";
 

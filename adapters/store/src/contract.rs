@@ -1,4 +1,4 @@
-//! The store that workflows need: keys, transactions by compare-and-swap, and watches.
+//! What every store promises: keys, transactions by compare-and-swap, and watches.
 //!
 //! The semantics are etcd's, so that one process on a file and five on etcd behave alike: one
 //! revision counts the whole store's transactions, a key carries the revision that last wrote it,
