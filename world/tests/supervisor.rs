@@ -58,7 +58,7 @@ async fn a_region_is_frozen_killed_and_started_again_and_nothing_is_left_at_the_
     let (root, inner) = (directory.root().to_path_buf(), runtime.clone());
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let supervisor = runtime.tasks().spawn("supervisor", async move {
-        supervise(&root, inner, |_| drop(ready.send(()))).await
+        supervise(&root, inner, |_| ready.send(()).expect("a test that waits")).await
     });
     let orders = tokio::time::timeout(LIMIT, is_ready).await;
     assert!(

@@ -231,7 +231,7 @@ fn keep(lines: &[Line]) -> Result<()> {
 fn show(lines: &[Line]) {
     println!("\nleast / median / p90 / most over the rounds, in ms\n");
     println!(
-        "{:<6}{:<14}{:<4}{:<24}{:<24}{:<24}{:<22}{:<22}{:<7}unknown",
+        "{:<6}{:<14}{:<4}{:<30}{:<30}{:<30}{:<30}{:<26}{:<7}unknown",
         "rtt", "event", "n", "hold p50", "hold p99", "rto", "detection", "convergence", "failed"
     );
     let mut kinds: BTreeMap<(u32, String), Vec<&Line>> = BTreeMap::new();
@@ -247,7 +247,7 @@ fn show(lines: &[Line]) {
         let failed: u64 = lines.iter().map(|line| line.figures.failed).sum();
         let unknown: u64 = lines.iter().map(|line| line.figures.unknown).sum();
         println!(
-            "{:<6}{:<14}{:<4}{:<24}{:<24}{:<24}{:<22}{:<22}{:<7}{}",
+            "{:<6}{:<14}{:<4}{:<30}{:<30}{:<30}{:<30}{:<26}{:<7}{}",
             rtt,
             name,
             lines.len(),
