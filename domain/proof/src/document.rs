@@ -179,6 +179,23 @@ pub struct Proxy {
     pub live: bool,
 }
 
+impl ShardRows {
+    /// Of a shard of which nobody has answered yet.
+    pub fn not_compared(group: String, shard: u16, members: Vec<String>) -> Self {
+        Self {
+            group,
+            shard,
+            rows: 0,
+            hash: String::new(),
+            lsn: String::new(),
+            equal: vec![],
+            moving: vec![],
+            different: vec![],
+            silent: members,
+        }
+    }
+}
+
 impl Sections {
     /// The shards of which a member holds other rows than the primary: what must never be.
     pub fn different(&self) -> Vec<&ShardRows> {

@@ -5,21 +5,6 @@ use atoll_proof::{
     seal, verify,
 };
 
-/// The primary gave no answer.
-fn not_compared() -> ShardRows {
-    ShardRows {
-        group: "g1".into(),
-        shard: 6,
-        rows: 0,
-        hash: String::new(),
-        lsn: String::new(),
-        equal: vec![],
-        moving: vec![],
-        different: vec![],
-        silent: vec!["g1-1".into(), "g1-2".into()],
-    }
-}
-
 fn sections() -> Sections {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     Sections {
@@ -53,7 +38,7 @@ fn sections() -> Sections {
             after: None,
         }],
         rows: vec![
-            not_compared(),
+            ShardRows::not_compared("g1".into(), 6, words(&["g1-1", "g1-2"])),
             ShardRows {
                 group: "g1".into(),
                 shard: 7,

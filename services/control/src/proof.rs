@@ -285,17 +285,8 @@ async fn rows(control: &Control, step: &Step) -> Vec<ShardRows> {
     // What is never compared is said too.
     for shard in &open_shards {
         let members = record.members.iter().map(|member| member.id.to_string());
-        let rows = ShardRows {
-            group: step.group.to_string(),
-            shard: shard.0,
-            rows: 0,
-            hash: String::new(),
-            lsn: String::new(),
-            equal: vec![],
-            moving: vec![],
-            different: vec![],
-            silent: members.collect(),
-        };
+        let group = step.group.to_string();
+        let rows = ShardRows::not_compared(group, shard.0, members.collect());
         found.insert(*shard, rows);
     }
     let Some(open) = &record.open else {
