@@ -333,8 +333,9 @@ impl LocalWorld {
         let meant = status.processes.iter().find(|p| p.name.as_str() == process);
         let root = meant.and_then(|p| p.process);
         let all = Tree::now()?.below(root.as_slice());
-        let under = all.iter().filter(|p| disks.is_under(p.pid)).count();
-        Ok((under, all.len() - under))
+        let alive: Vec<bool> = all.iter().filter_map(|p| disks.is_under(p.pid)).collect();
+        let under = alive.iter().filter(|under| **under).count();
+        Ok((under, alive.len() - under))
     }
 
     fn slow_disks(&self, record: &Record) -> Result<SlowDisks, DiskError> {

@@ -131,10 +131,11 @@ impl SlowDisks {
         said(&wrote).map(|()| took)
     }
 
-    /// Whether a process has the library.
-    pub fn is_under(&self, pid: i32) -> bool {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        maps.contains(&*self.library().to_string_lossy())
+    /// Whether a process has the library; none for one that has ended.
+    pub fn is_under(&self, pid: i32) -> Option<bool> {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+        // One that has ended and is not waited for yet maps nothing.
+        (!maps.is_empty()).then(|| maps.contains(&*self.library().to_string_lossy()))
     }
 }
 

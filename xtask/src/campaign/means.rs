@@ -41,9 +41,10 @@ pub(crate) struct Slowed {
 }
 
 impl Slowed {
-    /// Whether what was to be slow was slow.
+    /// Whether what was to be slow was slow, and for the member's own processes, PostgreSQL's among
+    /// them: most, because one that is being started has no library yet.
     pub(crate) fn is_shown(&self) -> bool {
-        self.meanwhile_ms >= f64::from(self.delay_ms)
+        self.meanwhile_ms >= f64::from(self.delay_ms) && self.without <= self.processes
     }
 }
 
