@@ -59,7 +59,8 @@ impl ToControl {
                     let client = ControlClient::new(this.runtime.grpc_channel(at));
                     this.connected(client, &mut reports).await;
                     sleep(AGAIN).await;
-                    // What was missed meanwhile is told by the first reports of the next stream.
+                    // The next stream begins with status and the last progress; other answers that
+                    // were missed are lost, and control asks again.
                     reports = reports.resubscribe();
                 }
             });

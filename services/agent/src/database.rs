@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::error::Error;
 
 /// Reading positions takes a millisecond; a PostgreSQL that does not answer counts as down.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Our PostgreSQL, running or not.
 pub(crate) struct Database {
@@ -165,9 +165,9 @@ impl Database {
     }
 }
 
-fn too_long() -> Error {
+pub(crate) fn too_long() -> Error {
     Error::TooLong {
-        what: "reading the log's end",
+        what: "reading the database",
         limit_ms: READ_LIMIT.as_millis(),
     }
 }

@@ -32,14 +32,8 @@ struct Client {
     served: bool,
     /// Its backend and that one's secret.
     backend: Option<(u32, u32)>,
-    cancels: Cancels,
-}
-
-/// What the opener of a connection has promised about cancel requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cancels {
-    Dropped,
-    KeptFromCommits,
+    /// Whether its opener has promised to keep cancels from commits; otherwise they are dropped.
+    keeps_cancels: bool,
 }
 
 #[derive(Default)]
@@ -142,7 +136,7 @@ impl Gate {
             term: self.terms.borrow().promise,
             served: false,
             backend: None,
-            cancels: Cancels::Dropped,
+            keeps_cancels: false,
         };
         clients.all.insert(number, client);
         let gate = self.clone();
@@ -165,8 +159,8 @@ impl Gate {
         let clients = self.lock();
         let mut clients = clients.all.iter();
         let meant = clients.find(|(_, client)| {
-            let kept = client.cancels == Cancels::KeptFromCommits && !client.cut.is_cancelled();
-            kept && client.backend == Some(key)
+            let reached = client.keeps_cancels && !client.cut.is_cancelled();
+            reached && client.backend == Some(key)
         });
         meant.map(|(number, _)| *number)
     }
@@ -222,7 +216,7 @@ impl Place {
     }
 
     pub(crate) fn keeps_cancels_from_commits(&self) {
-        self.change(|client| client.cancels = Cancels::KeptFromCommits);
+        self.change(|client| client.keeps_cancels = true);
     }
 
     pub(crate) fn has_backend(&self, key: (u32, u32)) {

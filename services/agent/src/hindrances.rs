@@ -1,4 +1,4 @@
-//! What would hold up an op, or must not be there when one begins: the oldest writing transaction,
+//! What would hold up an op, or must not be there when a switch is planned: the oldest writing transaction,
 //! and whatever goes round the owner's privilege. Read where this member leads, on a session of its
 //! own, so that no step of a switch waits for it.
 
@@ -7,18 +7,18 @@ use std::sync::Arc;
 use atoll_postgres::{Session, check_privileges};
 use atoll_runtime::Runtime;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::actor::Handle;
-use crate::database::Database;
+use crate::database::{Database, READ_LIMIT, too_long};
 use crate::error::Error;
 
 /// How often the oldest transaction is looked for.
 const LOOK: Duration = Duration::from_secs(1);
 /// The privileges are checked every so many looks: a few seconds, and so soon after a schema file.
 const LOOKS_PER_CHECK: u32 = 4;
-/// Findings that are told; each must be mended before the next op anyway.
+/// Findings that are told; each must be mended before the next switch is planned anyway.
 const FINDINGS_MAX: usize = 3;
 
 /// A transaction that holds an id writes; its age is that of its begin.
@@ -54,7 +54,8 @@ pub(crate) fn watch(
                 out.send_replace(Hindrances::default());
             } else {
                 let check = looks % LOOKS_PER_CHECK == 0;
-                match look(&database, &mut session, check, &out).await {
+                let look = timeout(READ_LIMIT, look(&database, &mut session, check, &out));
+                match look.await.unwrap_or_else(|_| Err(too_long())) {
                     Ok(()) => looks += 1,
                     Err(error) => {
                         // Cut with the port, or PostgreSQL is busy or gone: that is told elsewhere.
@@ -99,7 +100,7 @@ async fn look(
     if let Some(what) = broken_privilege.as_ref().filter(|_| check) {
         warn!(
             what,
-            "something goes round the owner's privilege: no op begins before it is mended"
+            "something goes round the owner's privilege: no switch is planned before it is mended"
         );
     }
     out.send_replace(Hindrances {

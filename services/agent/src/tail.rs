@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use atoll_ownership::LogEnd;
 use atoll_postgres::has_torn_tail;
 use atoll_runtime::Runtime;
 use atoll_streams::agent::MemberRole;
@@ -34,17 +35,10 @@ pub(crate) fn watch(runtime: &Runtime, actor: &Handle, database: &Arc<Database>)
                     continue;
                 }
             };
-            let layout = &database.options.layout;
-            let torn = has_torn_tail(layout, end.timeline, end.position.lsn);
-            if let Err(error) = &torn {
-                debug!(%error, "the end of the log cannot be looked at");
-            }
-            looks = if torn.unwrap_or(false) && last == Some(end) {
-                looks + 1
-            } else {
-                0
-            };
-            last = Some(end);
+            // A log that moves on is not stuck, and its files need not be looked at.
+            let stands = last.replace(end) == Some(end);
+            let torn = stands && is_torn(&database, end);
+            looks = if torn { looks + 1 } else { 0 };
             if looks >= LOOKS {
                 looks = 0;
                 if actor.send(Command::TornTail { end }).await.is_err() {
@@ -59,4 +53,12 @@ pub(crate) fn watch(runtime: &Runtime, actor: &Handle, database: &Arc<Database>)
             () = shutdown.requested() => {}
         }
     });
+}
+
+fn is_torn(database: &Database, end: LogEnd) -> bool {
+    let layout = &database.options.layout;
+    has_torn_tail(layout, end.timeline, end.position.lsn).unwrap_or_else(|error| {
+        debug!(%error, "the end of the log cannot be looked at");
+        false
+    })
 }
