@@ -141,6 +141,8 @@ pub async fn supervise(
         board,
         runtime,
     });
+    // Who is told that orders are taken looks there for who takes them.
+    write_json(&world.directory.processes(), &world.board.status())?;
     world.start_all()?;
     let listener = world.listen()?;
     ready(&world.directory.socket().display().to_string());

@@ -20,7 +20,8 @@ fn prepare(root: &Path) -> Directory {
     let atoll = root.join("atoll.sh");
     fs::write(
         &atoll,
-        "#!/bin/sh\necho ready $1 somewhere\nsleep 1001 &\nexec sleep 1000\n",
+        // Its child is there before it says that it is ready: both are counted.
+        "#!/bin/sh\nsleep 1001 &\necho ready $1 somewhere\nexec sleep 1000\n",
     )
     .expect("a script");
     fs::set_permissions(&atoll, fs::Permissions::from_mode(0o755)).expect("executable");

@@ -260,6 +260,7 @@ impl World {
     pub async fn load(&self, rate: u32) -> Result<Load> {
         let report = self.dir.join("load.json");
         let (control, started) = (self.dir.join("load.orders"), self.dir.join("load.started"));
+        let words = self.dir.join("load.log");
         std::fs::write(&control, "")?;
         // Of the load before this one, which would speak for it.
         for old in [&started, &report] {
@@ -284,7 +285,7 @@ impl World {
             .arg("--started")
             .arg(&started)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(&words)?)
             .spawn()?;
         let deadline = Instant::now() + LIMIT;
         let mut load = Load {
@@ -294,7 +295,10 @@ impl World {
         };
         while !started.try_exists()? {
             let ended = load.child.try_wait()?;
-            ensure!(ended.is_none(), "the users ended at once: {ended:?}");
+            if let Some(ended) = ended {
+                let words = std::fs::read_to_string(&words)?;
+                bail!("the users did not begin, {ended}: {words}");
+            }
             ensure!(Instant::now() < deadline, "the users did not begin");
             sleep(LOOK).await;
         }
