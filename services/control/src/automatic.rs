@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::{AutomaticOrder, AutomaticVerb};
+use atoll_api::{AutomaticEntry, AutomaticOrder, AutomaticVerb};
 use atoll_detection::guard::{Guard, Held};
 use atoll_detection::{Detector, FrozenVerdict, Verdict};
 use atoll_planner::{Limits, Plan, plan_failover};
-use atoll_store::StoreError;
+use atoll_store::{Expect, StoreError};
 use tracing::{error, info, warn};
 
 use crate::app::Control;
@@ -80,9 +80,17 @@ pub(crate) async fn follow(
     let (guard, expect) = crate::guard::load(control.store.as_ref())
         .await
         .map_err(store_failed)?;
+    // Where the store did not answer for a while, the world has changed since it was judged: whoever
+    // was cut off from all others must not freeze them when it is back.
+    let age_ms = control.runtime.wall_clock().0.saturating_sub(now_ms);
+    if !control.seat.acts() || age_ms >= limits.automatic.judge_gap_ms {
+        return Ok(None);
+    }
     if let Verdict::Frozen(frozen) = verdict {
         if guard.frozen.is_none() {
-            page(control, frozen).await.map_err(store_failed)?;
+            page(control, frozen, &guard, expect)
+                .await
+                .map_err(store_failed)?;
         }
         return Ok(None);
     }
@@ -102,14 +110,25 @@ pub(crate) async fn follow(
     }
 }
 
-/// Two cities at once: owner changes stay as they are until a person thaws them.
-async fn page(control: &Control, frozen: &FrozenVerdict) -> Result<(), StoreError> {
+/// Two cities at once: owner changes stay as they are until a person thaws them. Where this try
+/// fails, the next verdict is another one.
+async fn page(
+    control: &Control,
+    frozen: &FrozenVerdict,
+    found: &Guard,
+    expect: Expect,
+) -> Result<(), StoreError> {
     let order = AutomaticOrder {
         order: AutomaticVerb::Freeze,
         by: "detection".to_owned(),
         reason: frozen.to_string(),
     };
-    crate::guard::obey(control, order).await?;
+    let unix_ms = control.runtime.wall_clock().0;
+    let entry = AutomaticEntry { unix_ms, order };
+    match crate::guard::carry_out(control, &entry, found, expect).await {
+        Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => return Ok(()),
+        ended => ended?,
+    }
     error!(
         verdict = %frozen,
         next = "atoll switch automatic thaw",

@@ -50,46 +50,56 @@ pub(crate) fn seen(control: &Control) -> Guard {
 
 /// Carries an order about automation out, and keeps it.
 pub(crate) async fn obey(control: &Control, order: AutomaticOrder) -> Result<(), StoreError> {
-    let said = format!("{}: {}", order.by, order.reason);
     let entry = AutomaticEntry {
         unix_ms: control.runtime.wall_clock().0,
         order,
     };
-    let value = stored::encode(&entry);
     let mut tries = 0;
     loop {
         tries += 1;
         let (guard, expect) = load(control.store.as_ref()).await?;
-        let key = |guard: &Guard| format!("{ORDERS}{:020}", guard.number);
         if tries > 1 {
             // An earlier try whose outcome was not known may have been it.
             if orders(control.store.as_ref()).await?.contains(&entry) {
                 return control.guard.refresh().await.map(drop);
             }
         }
-        let next = match entry.order.order {
-            AutomaticVerb::Off => guard.kill_switch(Some(said.clone())),
-            AutomaticVerb::On => guard.kill_switch(None),
-            AutomaticVerb::Freeze => guard.freeze(Some(said.clone())),
-            AutomaticVerb::Thaw => guard.freeze(None),
-        };
-        // No other order can come between: each replaces the guard as it was found.
-        let mut newest = orders(control.store.as_ref()).await?;
-        newest.insert(0, entry.clone());
-        newest.truncate(ORDERS_SHOWN);
-        let txn = replace(Txn::new(), expect, &next)
-            .put(key(&next), value.clone())
-            .put(NEWEST, stored::encode(&newest));
-        match control.store.txn(txn).await {
-            Ok(revision) => {
-                control.guard.note(revision, [next]);
-                return Ok(());
-            }
+        match carry_out(control, &entry, &guard, expect).await {
             Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. })
                 if tries < TRIES_MAX => {}
-            Err(error) => return Err(error),
+            ended => return ended,
         }
     }
+}
+
+/// One try, on the record as it was found.
+pub(crate) async fn carry_out(
+    control: &Control,
+    entry: &AutomaticEntry,
+    found: &Guard,
+    expect: Expect,
+) -> Result<(), StoreError> {
+    let AutomaticOrder { order, by, reason } = &entry.order;
+    let said = format!("{by}: {reason}");
+    let next = match order {
+        AutomaticVerb::Off => found.kill_switch(Some(said)),
+        AutomaticVerb::On => found.kill_switch(None),
+        AutomaticVerb::Freeze => found.freeze(Some(said)),
+        AutomaticVerb::Thaw => found.freeze(None),
+    };
+    // No other order can come between: each replaces the guard as it was found.
+    let mut newest = orders(control.store.as_ref()).await?;
+    newest.insert(0, entry.clone());
+    newest.truncate(ORDERS_SHOWN);
+    let txn = replace(Txn::new(), expect, &next)
+        .put(
+            format!("{ORDERS}{:020}", next.number),
+            stored::encode(entry),
+        )
+        .put(NEWEST, stored::encode(&newest));
+    let revision = control.store.txn(txn).await?;
+    control.guard.note(revision, [next]);
+    Ok(())
 }
 
 /// The last orders, the newest first.

@@ -266,9 +266,19 @@ async fn two_suspect_cities_freeze_owner_changes_until_a_person_thaws_them() {
         Operation::Txn(txn) if writes(txn, "/guard/", "") && first() => Fault::UnknownApplied,
         _ => Fault::None,
     });
-    for _ in 0..3 {
-        let followed = automatic::follow(control, &verdict, &Limits::default(), 0).await;
+    let follow = async |age_ms| {
+        let judged_ms = control.runtime.wall_clock().0 - age_ms;
+        let followed = automatic::follow(control, &verdict, &Limits::default(), judged_ms).await;
         assert_eq!(followed, Ok(None));
+    };
+    // Whoever waited for the store meanwhile, because it was cut off itself, does not freeze others.
+    follow(Limits::default().automatic.judge_gap_ms).await;
+    assert_eq!(
+        guard::load(control.store.as_ref()).await.unwrap().0.frozen,
+        None
+    );
+    for _ in 0..3 {
+        follow(0).await;
     }
     let frozen = guard::seen(control).frozen.unwrap();
     assert_eq!(frozen, "detection: frozen: a, b are suspect at once");

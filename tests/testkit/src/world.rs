@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,11 +19,17 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Longest wait for any fact.
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// Two cores carry one world: what its users and its judges may wait for is not stretched by another.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// One world; its drop takes it down.
 pub struct World {
     dir: PathBuf,
     atoll: PathBuf,
     bank: PathBuf,
+    /// Something was not as it should be: its logs stay.
+    failed: AtomicBool,
+    _alone: MutexGuard<'static, ()>,
 }
 
 /// The bank's users at work.
@@ -88,7 +96,13 @@ impl World {
         let bank = atoll.with_file_name("bank");
         let me = std::process::id();
         let dir = PathBuf::from(format!("/var/tmp/atoll-test-{name}-{me}"));
-        let world = Self { dir, atoll, bank };
+        let world = Self {
+            dir,
+            atoll,
+            bank,
+            failed: AtomicBool::new(false),
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+        };
         let said = Command::new(&world.atoll)
             .args(["dev", "up", "-f"])
             .arg(topology)
@@ -247,6 +261,7 @@ impl World {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > deadline {
+                self.failed.store(true, Ordering::Relaxed);
                 bail!(
                     "not {what}; logs in {}; last seen:\n{last}",
                     self.dir.display()
@@ -297,7 +312,11 @@ impl World {
             let ended = load.child.try_wait()?;
             if let Some(ended) = ended {
                 let words = std::fs::read_to_string(&words)?;
-                bail!("the users did not begin, {ended}: {words}");
+                self.failed.store(true, Ordering::Relaxed);
+                bail!(
+                    "the users did not begin, {ended}; logs in {}: {words}",
+                    self.dir.display()
+                );
             }
             ensure!(Instant::now() < deadline, "the users did not begin");
             sleep(LOOK).await;
@@ -430,7 +449,8 @@ impl Drop for World {
     fn drop(&mut self) {
         // A world that does not end is found by the next test's failure; its logs stay for a look.
         let down = self.dev("down", &[]);
-        if down.is_ok() && !std::thread::panicking() {
+        let failed = std::thread::panicking() || self.failed.load(Ordering::Relaxed);
+        if down.is_ok() && !failed {
             std::fs::remove_dir_all(&self.dir).ok();
         }
     }
