@@ -94,7 +94,7 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
             row.timeline = timeline_of_primary(session).await?;
             write_term_row(session, layout, &mut row).await?;
         }
-        move_shards(session, &change.moves, Born::Before).await
+        move_shards(session, &change.moves, &[], Born::Before).await
     };
     match work.await {
         Ok(()) => session.execute("commit the owner change", "COMMIT").await,

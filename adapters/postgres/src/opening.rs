@@ -42,10 +42,7 @@ pub async fn open_term(
         .await?;
     let written = async {
         let born = write_term_row(session, layout, &mut row).await?;
-        for cell in &cells {
-            ensure_role(session, &cell_role(cell)).await?;
-        }
-        move_shards(session, &moves, born).await
+        move_shards(session, &moves, &cells, born).await
     };
     match written.await {
         Ok(()) => {
@@ -78,16 +75,11 @@ pub(crate) async fn write_term_row(
     row: &mut TermRow,
 ) -> Result<Born, Error> {
     // One opening at a time; the guard below would otherwise read a snapshot.
-    session
-        .execute(
-            "lock the term rows",
-            "LOCK TABLE atoll.term IN SHARE ROW EXCLUSIVE MODE",
-        )
-        .await?;
     let last = session
         .rows(
-            "read the last term row",
-            "SELECT term, timeline, pg_current_wal_insert_lsn() FROM atoll.term \
+            "lock the term rows and read the last",
+            "LOCK TABLE atoll.term IN SHARE ROW EXCLUSIVE MODE; \
+             SELECT term, timeline, pg_current_wal_insert_lsn() FROM atoll.term \
              ORDER BY term DESC LIMIT 1",
         )
         .await?;
@@ -134,28 +126,26 @@ pub(crate) async fn write_term_row(
 }
 
 /// Gives shards to their new owners: epoch and owner in their rows, write privileges in the
-/// catalog. A handful of statements however many shards there are: they wait for this.
+/// catalog. A handful of statements however many shards and cells there are: users wait for this.
 pub(crate) async fn move_shards(
     session: &Session,
     moves: &[ShardMove],
+    cells: &[CellId],
     born: Born,
 ) -> Result<(), Error> {
+    let mut moves: Vec<&ShardMove> = moves.iter().collect();
+    moves.sort_unstable_by_key(|shard_move| shard_move.shard);
+    let owners = moves.iter().map(|shard_move| &shard_move.cell);
+    let roles = ensure_roles(session, cells.iter().chain(owners)).await?;
     if moves.is_empty() {
         return Ok(());
     }
-    let mut moves: Vec<&ShardMove> = moves.iter().collect();
-    moves.sort_unstable_by_key(|shard_move| shard_move.shard);
-    let owners: BTreeSet<&CellId> = moves.iter().map(|shard_move| &shard_move.cell).collect();
-    for cell in owners {
-        ensure_role(session, &cell_role(cell)).await?;
-    }
     if born == Born::Now {
-        create_shards(session, &moves).await?;
+        create_shards(session, &moves, &roles).await?;
     }
     take_rows(session, &moves).await?;
-    let others = cell_roles(session).await?;
     session
-        .execute("grant the shards", &privileges(&moves, &others))
+        .execute("grant the shards", &privileges(&moves, &roles))
         .await
 }
 
@@ -200,24 +190,16 @@ pub(crate) async fn cell_roles(session: &Session) -> Result<Vec<String>, Error> 
 /// Everything is taken from every cell, and writing given to one. Not only from the previous
 /// owner: after two changes that each saw half, a third cell could be left with it.
 pub(crate) fn privileges(moves: &[&ShardMove], roles: &[String]) -> String {
-    let schemas = |of: &mut dyn Iterator<Item = &&ShardMove>| -> String {
-        let schemas: Vec<String> = of.map(|m| m.shard.schema()).collect();
-        schemas.join(", ")
-    };
-    let all = schemas(&mut moves.iter());
-    let roles: Vec<String> = roles.iter().map(|role| name(role)).collect();
-    let roles = roles.join(", ");
+    let roles = names(roles);
+    let all = schemas(moves.iter().copied());
     let mut sql = format!(
         "REVOKE ALL ON ALL TABLES IN SCHEMA {all} FROM {roles};\n\
-         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {all} FROM {roles};\n\
-         GRANT USAGE ON SCHEMA {all} TO {roles};\n"
+         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {all} FROM {roles};\n"
     );
     let owners: BTreeSet<&CellId> = moves.iter().map(|m| &m.cell).collect();
     for cell in owners {
-        let (own, owner) = (
-            schemas(&mut moves.iter().filter(|m| m.cell == *cell)),
-            name(&cell_role(cell)),
-        );
+        let own = schemas(moves.iter().copied().filter(|m| m.cell == *cell));
+        let owner = name(&cell_role(cell));
         sql.push_str(&format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {own} \
              TO {owner};\nGRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {own} TO {owner};\n"
@@ -226,33 +208,65 @@ pub(crate) fn privileges(moves: &[&ShardMove], roles: &[String]) -> String {
     sql
 }
 
-/// Creates a cell's role where it does not exist yet: member of nothing, owner of nothing.
-async fn ensure_role(session: &Session, role: &str) -> Result<(), Error> {
-    let sql = format!("SELECT 1 FROM pg_roles WHERE rolname = {}", literal(role));
-    if session
-        .value("look for the cell's role", &sql)
-        .await?
-        .is_some()
-    {
-        return Ok(());
-    }
-    let role = name(role);
-    let sql = format!(
-        "CREATE ROLE {role} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION \
-         NOBYPASSRLS;\n\
-         GRANT CONNECT ON DATABASE atoll TO {role};\n\
-         GRANT USAGE ON SCHEMA atoll TO {role};\n\
-         GRANT SELECT ON atoll.term, atoll.shard_owner TO {role};"
-    );
-    session.execute("create the cell's role", &sql).await
+fn schemas<'m>(of: impl Iterator<Item = &'m ShardMove>) -> String {
+    let schemas: Vec<String> = of.map(|m| m.shard.schema()).collect();
+    schemas.join(", ")
 }
 
-async fn create_shards(session: &Session, moves: &[&ShardMove]) -> Result<(), Error> {
+fn names(roles: &[String]) -> String {
+    let names: Vec<String> = roles.iter().map(|role| name(role)).collect();
+    names.join(", ")
+}
+
+/// Creates the roles of these cells where they do not exist yet: member of nothing, owner of
+/// nothing, with every shard's schema in sight. Returns all cell roles.
+async fn ensure_roles(
+    session: &Session,
+    cells: impl Iterator<Item = &CellId>,
+) -> Result<Vec<String>, Error> {
+    let mut roles: BTreeSet<String> = cell_roles(session).await?.into_iter().collect();
+    let mut missing: Vec<String> = cells.map(cell_role).collect();
+    missing.retain(|role| roles.insert(role.clone()));
+    if !missing.is_empty() {
+        let mut sql = String::new();
+        for role in &missing {
+            let role = name(role);
+            sql.push_str(&format!(
+                "CREATE ROLE {role} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE \
+                 NOREPLICATION NOBYPASSRLS;\n\
+                 GRANT CONNECT ON DATABASE atoll TO {role};\n\
+                 GRANT USAGE ON SCHEMA atoll TO {role};\n\
+                 GRANT SELECT ON atoll.term, atoll.shard_owner TO {role};\n"
+            ));
+        }
+        let present = session
+            .rows(
+                "list the shards",
+                r"SELECT nspname FROM pg_namespace WHERE nspname ~ '^s[0-9]{5}$' ORDER BY 1",
+            )
+            .await?;
+        let present: Vec<String> = present.into_iter().flatten().flatten().collect();
+        if !present.is_empty() {
+            let (present, missing) = (present.join(", "), names(&missing));
+            sql.push_str(&format!("GRANT USAGE ON SCHEMA {present} TO {missing};\n"));
+        }
+        session.execute("create the cells' roles", &sql).await?;
+    }
+    Ok(roles.into_iter().collect())
+}
+
+async fn create_shards(
+    session: &Session,
+    moves: &[&ShardMove],
+    roles: &[String],
+) -> Result<(), Error> {
     let mut sql = String::new();
+    let roles = names(roles);
     for Grant { shard, .. } in moves {
         let schema = shard.schema();
         sql.push_str(&format!(
             "CREATE SCHEMA {schema} AUTHORIZATION {OWNER};\n\
+             GRANT USAGE ON SCHEMA {schema} TO {roles};\n\
              INSERT INTO atoll.shard_owner (shard, epoch, cell) VALUES ({shard}, 0, '');\n"
         ));
     }

@@ -34,6 +34,13 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Starts that follow one another faster than this wait.
 const START_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Who was told to end starts again only after this: whoever takes over has the others, and users
+/// wait for it, on a machine that often carries both.
+const START_AFTER_END: Duration = Duration::from_millis(200);
+
+/// Backends whose clients were cut off are left alone for so long.
+const PARTED_AFTER: Duration = Duration::from_millis(500);
+
 /// Everything that the member's outputs act upon.
 pub(crate) struct Acts {
     pub(crate) runtime: Runtime,
@@ -57,6 +64,7 @@ pub(crate) struct Acts {
     pub(crate) rebuild: u64,
     pub(crate) rebuilding: Arc<Mutex<()>>,
     pub(crate) last_start: Option<Instant>,
+    pub(crate) ended: Option<Instant>,
 }
 
 impl Acts {
@@ -70,6 +78,7 @@ impl Acts {
         match output {
             Output::ClosePort => {
                 self.gate.close(member.durable().promise).await;
+                self.part_later();
                 self.database.cut_sessions();
             }
             Output::CutLinks { except } => {
@@ -95,7 +104,11 @@ impl Acts {
                 }
                 self.down.link(&upstream, term);
             }
-            Output::StopPostgres => self.database.quit().await?,
+            Output::StopPostgres => {
+                self.database.quit().await?;
+                self.ended = Some(Instant::now());
+                self.gate.part();
+            }
             Output::StartStandby => self.start_standby(member),
             Output::Rebuild {
                 upstream,
@@ -114,6 +127,7 @@ impl Acts {
             }
             Output::OpeningTransaction { term, grants: _ } => self.write_opening(term),
             Output::OpenPort { term } => {
+                self.gate.part();
                 self.gate.valid_until(Instant::now() + ISOLATION_LIMIT);
                 self.gate.open(term);
             }
@@ -127,9 +141,20 @@ impl Acts {
         Ok(())
     }
 
+    /// Backends without clients end when the switch is over, or their PostgreSQL.
+    fn part_later(&self) {
+        let gate = self.gate.clone();
+        let later = async move {
+            sleep(PARTED_AFTER).await;
+            gate.part();
+        };
+        self.runtime.tasks().spawn("part", later);
+    }
+
     /// Port, links and sessions: from here on nothing that this member does is told to anyone.
     pub(crate) async fn cut_everything(&self, promise: Term) {
         self.gate.close(promise).await;
+        self.part_later();
         self.down.seal().await;
         self.copy.seal().await;
         self.up.cut(None).await;
@@ -275,9 +300,12 @@ impl Acts {
     }
 
     fn spawn_start(&mut self) {
-        let pause = self.last_start.map_or(Duration::ZERO, |last| {
-            START_INTERVAL.saturating_sub(last.elapsed())
-        });
+        let left = |since: Option<Instant>, interval: Duration| {
+            since.map_or(Duration::ZERO, |since| {
+                interval.saturating_sub(since.elapsed())
+            })
+        };
+        let pause = left(self.last_start, START_INTERVAL).max(left(self.ended, START_AFTER_END));
         self.last_start = Some(Instant::now() + pause);
         let start = self.database.order_start();
         let (database, commands) = (self.database.clone(), self.commands.clone());

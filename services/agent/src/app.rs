@@ -74,6 +74,7 @@ pub async fn serve(
         rebuild: 0,
         rebuilding: Arc::new(Mutex::new(())),
         last_start: None,
+        ended: None,
     };
     let heart = Actor::open(config.member.clone(), acts, view_out, Arc::new(template))?;
 

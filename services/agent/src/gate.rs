@@ -4,6 +4,7 @@
 //! longer.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_topology::Term;
@@ -32,6 +33,8 @@ struct Client {
     served: bool,
     /// Its backend and that one's secret.
     backend: Option<(u32, u32)>,
+    /// Keeps its backend's socket open.
+    socket: Option<OwnedFd>,
     /// Whether its opener has promised to keep cancels from commits; otherwise they are dropped.
     keeps_cancels: bool,
 }
@@ -46,6 +49,8 @@ struct Clients {
 pub struct Gate {
     terms: watch::Sender<Terms>,
     clients: Mutex<Clients>,
+    /// Backends whose clients were cut off by a close: nothing is written to them any more.
+    parked: Mutex<Vec<OwnedFd>>,
     /// Changes with each client whose sockets are closed.
     gone: watch::Sender<()>,
     /// Answers after this moment are not given: nobody confirmed our term lately.
@@ -61,6 +66,7 @@ impl Gate {
                 open: None,
             }),
             clients: Mutex::default(),
+            parked: Mutex::default(),
             gone: watch::Sender::new(()),
             valid_until: Mutex::new(Instant::now()),
         })
@@ -93,23 +99,32 @@ impl Gate {
     }
 
     /// Closes: returns when the socket is closed of every client that was served or is for an
-    /// earlier term. No backend is told to end.
+    /// earlier term. No backend is told to end. Their sockets stay open until [`Gate::part`]: the
+    /// end of so many at once takes time, and users wait for what comes next.
     pub async fn close(&self, promise: Term) {
         let cut: Vec<u64> = {
-            let clients = self.lock();
+            let mut clients = self.lock();
             self.terms.send_replace(Terms {
                 promise,
                 open: None,
             });
             let past = |client: &Client| client.served || promise.supersedes(client.term);
-            let cut = clients.all.iter().filter(|(_, client)| past(client));
+            let cut = clients.all.iter_mut().filter(|(_, client)| past(client));
+            let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
             cut.map(|(number, client)| {
+                parked.extend(client.socket.take());
                 client.cut.cancel();
                 *number
             })
             .collect()
         };
         self.until_gone(&cut).await;
+    }
+
+    /// Closes the sockets of the backends whose clients were cut off, so that those end.
+    pub(crate) fn part(&self) {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *parked));
     }
 
     /// Answers may be given until `moment`.
@@ -136,6 +151,7 @@ impl Gate {
             term: self.terms.borrow().promise,
             served: false,
             backend: None,
+            socket: None,
             keeps_cancels: false,
         };
         clients.all.insert(number, client);
@@ -219,6 +235,11 @@ impl Place {
         self.change(|client| client.keeps_cancels = true);
     }
 
+    /// The socket of its backend, which may outlive the client's.
+    pub(crate) fn has_socket(&self, socket: OwnedFd) {
+        self.change(|client| client.socket = Some(socket));
+    }
+
     pub(crate) fn has_backend(&self, key: (u32, u32)) {
         self.change(|client| client.backend = Some(key));
     }
@@ -259,5 +280,55 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.gate.lock().all.remove(&self.number);
         self.gate.gone.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// A client that was cut off by a close: a backend's end of its socket.
+    async fn cut_off(gate: &Arc<Gate>, by: impl AsyncFnOnce(&Gate)) -> UnixStream {
+        let (ours, backend) = UnixStream::pair().unwrap();
+        backend.set_nonblocking(true).unwrap();
+        let place = gate.admit().unwrap();
+        place.has_socket(ours.into());
+        assert!(place.until_served().await);
+        let served = async {
+            place.cut.cancelled().await;
+            drop(place);
+        };
+        tokio::join!(by(gate), served);
+        backend
+    }
+
+    fn has_ended(backend: &mut UnixStream) -> bool {
+        match backend.read(&mut [0]) {
+            Ok(0) => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_cuts_clients_at_once_and_parts_from_their_backends_later() {
+        let gate = Gate::new();
+        gate.open(Term::new(2));
+        let mut backend = cut_off(&gate, async |gate: &Gate| gate.close(Term::new(3)).await).await;
+        assert!(gate.lock().all.is_empty());
+        assert!(!has_ended(&mut backend));
+        gate.part();
+        assert!(has_ended(&mut backend));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_cut_alone_takes_its_backend_along() {
+        let gate = Gate::new();
+        gate.open(Term::new(2));
+        let mut backend = cut_off(&gate, async |gate: &Gate| gate.cut(1).await).await;
+        assert!(has_ended(&mut backend));
     }
 }

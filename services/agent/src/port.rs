@@ -5,6 +5,7 @@
 //! a cancel is relayed only for sessions whose opener has promised to keep cancels from commits
 //! (an SQL router does), and its connection is closed only when none can come any more.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use atoll_pgwire::backend::tag;
@@ -116,6 +117,7 @@ impl Port {
         let Ok(mut backend) = self.runtime.connect_unix(&socket).await else {
             return refuse(&mut client, "57P03", "this member's PostgreSQL is not up").await;
         };
+        place.has_socket(backend.as_fd().try_clone_to_owned()?);
         let mut packet = BytesMut::new();
         StartupRequest::Startup(startup).encode(&mut packet);
         backend.write_all(&packet).await?;
