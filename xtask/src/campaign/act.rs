@@ -1,6 +1,7 @@
 //! Faults, performed and taken back.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -115,21 +116,17 @@ pub(crate) async fn perform(
             let members = agents_of(stage, |p| {
                 p.place.group.as_ref().is_some_and(|g| g.as_str() == group)
             })?;
-            for member in &members {
-                world.kill(member).await?;
-            }
-            for member in &members {
-                world.start(member).await?;
-            }
+            restart(stage, &members, &members).await?;
         }
         Fault::RestartAll => {
             let all = agents_of(stage, |p| p.place.role != Role::Application)?;
-            for process in &all {
-                world.kill(process).await?;
-            }
-            for process in &all {
-                world.start(process).await?;
-            }
+            let all_named = |place: &atoll_world::Place| match &place.region {
+                Some(region) => region.to_string(),
+                None => place.id.to_string(),
+            };
+            let places = world.record()?.plan.places;
+            let named: BTreeSet<String> = places.iter().map(all_named).collect();
+            restart(stage, &all, &Vec::from_iter(named)).await?;
         }
         Fault::Both(a, b) => {
             let (a, b) = tokio::join!(
@@ -140,6 +137,17 @@ pub(crate) async fn perform(
             a.or(b)?;
         }
     }
+    Ok(())
+}
+
+/// All of them end before the first one starts; then all that these names mean start at once, since
+/// some are ready only when others are: a replica of control, when a majority of the store is.
+async fn restart(stage: &Stage, processes: &[String], names: &[String]) -> Result<()> {
+    for process in processes {
+        stage.world.kill(process).await?;
+    }
+    let starts = names.iter().map(|name| stage.world.start(name));
+    futures::future::try_join_all(starts).await?;
     Ok(())
 }
 
