@@ -130,9 +130,10 @@ impl World {
             if !self.could_open(group) || self.open_within_bounds(group, pace, path)? {
                 continue;
             }
-            // Where a commit needs everybody, a driver has everybody rewound who must be: a log that
-            // is being rewound counts as lost, and the group may wait for a person.
-            if !self.spares(group) && !self.could_open(group) {
+            // Before its row is acknowledged, a driver has as many rewound as its quorum needs. Where
+            // its op is taken over just then, or its primary fails, there may be too few logs, and
+            // the group waits for a person.
+            if !self.could_open(group) {
                 continue;
             }
             let what = format!(
@@ -290,12 +291,6 @@ impl World {
             k: usize::from(record.k),
         };
         self.readable(group).count() >= quorum.recruits().max(1 + quorum.k)
-    }
-
-    /// Whether a commit can do without one of the others.
-    fn spares(&self, group: u8) -> bool {
-        let record = &self.newest(group).stored.record;
-        record.members.len() > 1 + usize::from(record.k)
     }
 
     /// Whom control would take, by what members report: whoever has the most; the primary where it
