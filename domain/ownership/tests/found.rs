@@ -299,3 +299,15 @@ fn a_member_that_is_coming_up_links_under_the_term_that_it_keeps() {
     let kept = member.step(Input::Call(Call::Keep { term, open }));
     assert!(kept.contains(&Output::Link { upstream, term }));
 }
+
+/// Its PostgreSQL had died, a rewind began before that was told, and the member took no notice of the
+/// rewind's end: it answered that it was coming up, for ever.
+#[test]
+fn a_rewind_goes_on_though_the_end_of_postgresql_is_told_late() {
+    let history = recruit(end(2, 2, 60), 60, true).history;
+    let mut member = started(id("b"), 2);
+    member.step(follow(2, "a", &history, true));
+    member.step(Input::Compared(end(2, 3, 40)));
+    assert_eq!(member.step(Input::PostgresExited), []);
+    assert!(member.step(Input::Rebuilt).contains(&Output::StartStandby));
+}
