@@ -415,6 +415,10 @@ impl Member {
 
     fn postgres_exited(&mut self) -> Vec<Output> {
         self.prepared = None;
+        // A rewind or a clone is under way, which needs no PostgreSQL, and will tell its own end.
+        if self.role == Role::Rebuilding {
+            return vec![];
+        }
         // What it showed as a running primary, its timeline above all, is not true of a standby.
         if let Role::Primary { .. } = self.role {
             self.made = None;

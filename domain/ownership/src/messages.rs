@@ -86,8 +86,9 @@ pub enum Call {
         upstream: MemberId,
         /// The upstream's term rows, oldest first; the coming one too where its fork is known.
         history: Vec<TermRow>,
-        /// Whether the last row of `history` is acknowledged by its quorum, so that a log that
-        /// does not fit may be rewound or cloned.
+        /// Whether a log that does not fit may be rewound or cloned, if `upstream` wrote the last
+        /// row of `history`: that row is acknowledged by its quorum, or cannot be otherwise; and
+        /// from a leader it is this member's turn (`rejoin`).
         settled: bool,
     },
     /// You were demoted: end your PostgreSQL so that its log ends at the fork, and come back as a

@@ -7,6 +7,7 @@
 //! [`Mutant`] switches one protection off; a walker that no longer finds them is broken.
 
 mod agent;
+mod begun;
 mod checks;
 mod choice;
 mod control;
@@ -104,6 +105,10 @@ impl Walker {
             Begins::Admitted => None,
             Begins::Born => admitted.clone().born().ok(),
             Begins::Parted => admitted.clone().born().and_then(World::parted).ok(),
+            Begins::Rejoining => {
+                let parted = admitted.clone().born().and_then(World::parted);
+                parted.and_then(World::rejoining).ok()
+            }
         };
         let world = world.unwrap_or(admitted);
         starts.push((start, world.clone()));

@@ -87,7 +87,7 @@ fn an_exploration_without_a_protection_ends_with_a_counter_example() {
         Mutant::AcknowledgeBeforeQuorum,
         Mutant::SessionWritesBeforeOpen,
     ] {
-        let broken = |target| explore(bounds(target, (1, 0, 1), 150_000), Some(mutant)).is_err();
+        let broken = |target| explore(bounds(target, (1, 0, 1), 400_000), Some(mutant)).is_err();
         assert!((0..3).any(broken), "{mutant:?} was not found");
     }
 }

@@ -220,6 +220,14 @@ fn a_member_that_cannot_come_up_after_its_rewind_is_cloned() {
     assert!(!still.iter().any(|o| matches!(o, Output::Rebuild { .. })));
     member.step(Input::Call(Call::Prepare { term: Term::new(3) }));
     let (term, path) = (Term::new(3), JoinPath::Clone);
+    let mut history = history;
+    let row = |row: &TermRow| TermRow {
+        term,
+        timeline: 3,
+        primary: id("c"),
+        ..row.clone()
+    };
+    history.extend(history.last().map(row));
     let says = member.step(follow(3, "c", &history, false));
     assert!(says.contains(&Output::Answer(Answer::Following { term, path })));
     let rebuilt = member.step(follow(3, "c", &history, true));
@@ -246,4 +254,60 @@ fn a_log_with_a_newer_terms_row_is_not_given_up_for_an_older_terms_follow() {
     let outputs = member.step(Input::Compared(end(4, 2, 70)));
     assert_eq!(outputs, [Output::Answer(Answer::Refused { term, why })]);
     assert_eq!(member.durable().mark, Mark::None);
+}
+
+/// A led. B had been rewound, acknowledged a write and was not up yet; C had less, or had left the
+/// line. Ahead of a switch to C, A told B to follow C, and B was cloned from C: the write was in A's
+/// log only.
+#[test]
+fn a_log_is_given_up_only_for_that_of_whoever_wrote_the_last_row() {
+    let history = recruit(end(2, 2, 60), 60, true).history;
+    let (term, path) = (Term::new(2), JoinPath::Clone);
+    let mut member = started(id("b"), 2);
+    member.step(follow(2, "a", &history, true));
+    member.step(Input::Compared(end(2, 3, 40)));
+    member.step(Input::Rebuilt);
+    let says = member.step(follow(2, "c", &history, true));
+    assert!(says.contains(&Output::Answer(Answer::Following { term, path })));
+    assert!(!says.iter().any(|o| matches!(o, Output::Rebuild { .. })));
+    let rebuilt = member.step(follow(2, "a", &history, true));
+    assert!(rebuilt.iter().any(|o| matches!(o, Output::Rebuild { .. })));
+}
+
+/// The same where its log has left the line.
+#[test]
+fn a_log_that_has_left_the_line_is_not_rewound_from_a_third_member() {
+    let history = recruit(end(2, 2, 60), 60, true).history;
+    let mut member = started(id("b"), 2);
+    member.step(follow(2, "c", &history, true));
+    let outputs = member.step(Input::Compared(end(2, 3, 40)));
+    assert!(!outputs.iter().any(|o| matches!(o, Output::Rebuild { .. })));
+    assert_eq!(member.durable().mark, Mark::None);
+}
+
+/// A call-off's `Keep` reached a member that was coming up: its link went on greeting under the term
+/// before, was refused, and the member never came up.
+#[test]
+fn a_member_that_is_coming_up_links_under_the_term_that_it_keeps() {
+    let history = recruit(end(2, 2, 60), 60, true).history;
+    let mut member = started(id("b"), 2);
+    member.step(follow(2, "a", &history, true));
+    member.step(Input::Compared(end(2, 3, 40)));
+    member.step(Input::Rebuilt);
+    let (term, open) = (Term::new(3), Term::new(2));
+    let upstream = id("a");
+    let kept = member.step(Input::Call(Call::Keep { term, open }));
+    assert!(kept.contains(&Output::Link { upstream, term }));
+}
+
+/// Its PostgreSQL had died, a rewind began before that was told, and the member took no notice of the
+/// rewind's end: it answered that it was coming up, for ever.
+#[test]
+fn a_rewind_goes_on_though_the_end_of_postgresql_is_told_late() {
+    let history = recruit(end(2, 2, 60), 60, true).history;
+    let mut member = started(id("b"), 2);
+    member.step(follow(2, "a", &history, true));
+    member.step(Input::Compared(end(2, 3, 40)));
+    assert_eq!(member.step(Input::PostgresExited), []);
+    assert!(member.step(Input::Rebuilt).contains(&Output::StartStandby));
 }

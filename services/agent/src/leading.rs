@@ -1,9 +1,10 @@
 //! What a primary does for as long as it leads: repeats `Follow` to everybody, and looks whether
 //! enough of them still confirm its term.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atoll_ownership::Call;
+use atoll_ownership::rejoin::Rejoin;
+use atoll_ownership::{Answer, Call};
 use atoll_runtime::Runtime;
 use atoll_streams::agent::MemberRole;
 use atoll_topology::{MemberId, Term};
@@ -17,9 +18,19 @@ use crate::calls::call_member;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::peers::Peers;
+use crate::rejoin::REBUILD_LIMIT;
 
 /// A member that has not followed yet is asked again after this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A member that has not answered for this long is not waited for: the next one's log may be given
+/// up meanwhile.
+const LOST_LIMIT: Duration = Duration::from_secs(5);
+
+/// A member that has not come up for this long is not waited for where the quorum needs the next
+/// one's log. A clone of a large group takes longer, but so long nobody can write. Where somebody can,
+/// it is waited for as long as a clone may take; one that was never admitted does not come up at all.
+const COMING_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the confirmations are looked at; answers to clients are checked one by one.
 const LOOK: Duration = Duration::from_millis(100);
@@ -78,6 +89,54 @@ fn upstream_of(
     }
 }
 
+/// Whose log is given up; the tasks that call the members share it.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<Rejoin>>);
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, Rejoin> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long one member has been heard and up, as whoever calls it sees it.
+struct Patience {
+    term: Term,
+    answered: Instant,
+    up: Instant,
+}
+
+impl Patience {
+    fn begins(term: Term) -> Self {
+        let now = Instant::now();
+        let (answered, up) = (now, now);
+        Self { term, answered, up }
+    }
+
+    /// What a call that has ended tells of its member.
+    fn tell(&mut self, rejoin: &mut Rejoin, other: &MemberId, answer: Option<&Answer>) {
+        if rejoin.term() != self.term {
+            return;
+        }
+        let now = Instant::now();
+        match answer {
+            Some(answer) => {
+                self.answered = now;
+                rejoin.heard(other, answer);
+            }
+            None if now - self.answered >= LOST_LIMIT => rejoin.lost(other),
+            None => {}
+        }
+        if !rejoin.comes_up(other) {
+            self.up = now;
+        } else if now - self.up >= REBUILD_LIMIT {
+            rejoin.lost(other);
+        } else if now - self.up >= COMING_UP_LIMIT {
+            rejoin.late(other);
+        }
+    }
+}
+
 /// Repeats `Follow` to every other member while we lead.
 pub(crate) fn repeat_follow(
     runtime: &Runtime,
@@ -87,12 +146,14 @@ pub(crate) fn repeat_follow(
     cascade: &Cascade,
 ) {
     let config = Arc::new(config.clone());
+    let turns = Turns::default();
     for other in peers.ids() {
         let (other, config) = (other.clone(), config.clone());
         let (peers, mut view) = (peers.clone(), actor.view.clone());
-        let mut cascade = cascade.0.subscribe();
+        let (mut cascade, turns) = (cascade.0.subscribe(), turns.clone());
         let shutdown = runtime.shutdown();
         let work = async move {
+            let mut patience = Patience::begins(Term::ZERO);
             loop {
                 let leading = match view.wait_for(|view| view.leading.is_some()).await {
                     Ok(leading) => (leading.leading, leading.history.clone()),
@@ -100,16 +161,33 @@ pub(crate) fn repeat_follow(
                 };
                 let (term, history) = leading;
                 if let Some(term) = term {
+                    if patience.term != term {
+                        patience = Patience::begins(term);
+                    }
                     let through = cascade.borrow_and_update().clone();
+                    let upstream = upstream_of(&other, &config, through.as_ref(), term);
+                    // Nobody gives a log up for one that may have less than ours.
+                    let ours = upstream == config.member;
+                    let settled = {
+                        let mut rejoin = turns.lock();
+                        rejoin.lead(term, usize::from(config.k), peers.ids());
+                        ours && rejoin.settled(&other)
+                    };
                     let call = Call::Follow {
                         term,
-                        upstream: upstream_of(&other, &config, through.as_ref(), term),
+                        upstream,
                         history,
-                        settled: true,
+                        settled,
                     };
                     let (group, member) = (&config.group, &config.member);
                     let answer = call_member(&peers, group, member, &other, &call).await;
-                    debug!(%other, ?answer, "follow");
+                    debug!(%other, settled, ?answer, "follow");
+                    let mut rejoin = turns.lock();
+                    patience.tell(&mut rejoin, &other, answer.as_ref().ok());
+                    if ours && !settled && rejoin.may_settle(&other) {
+                        // It has said how it is, and it is its turn.
+                        continue;
+                    }
                 }
                 // An error: no more orders come.
                 drop(timeout(FOLLOW_INTERVAL, cascade.changed()).await);

@@ -54,7 +54,7 @@ impl Peers {
         self.promised.subscribe()
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &MemberId> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &MemberId> + Clone {
         self.peers.keys()
     }
 }

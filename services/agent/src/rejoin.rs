@@ -13,7 +13,7 @@ use crate::acts::Acts;
 use crate::database::Database;
 
 /// A clone of a large group; a source that has fallen silent must not hold it for ever.
-const REBUILD_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const REBUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Begins; `Command::Rebuilt` tells the end.
 pub(crate) fn spawn(acts: &Acts, path: JoinPath) {

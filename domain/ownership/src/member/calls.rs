@@ -21,12 +21,17 @@ impl Member {
                 upstream,
                 history,
                 settled,
-            } => self.follow(Comparing {
-                upstream,
-                term,
-                history,
-                settled,
-            }),
+            } => {
+                // A log is given up only for the log of whoever wrote the last row: a third member,
+                // whom this one is to follow ahead of a switch, may have less than was acknowledged.
+                let wrote = history.last().is_some_and(|row| row.primary == upstream);
+                self.follow(Comparing {
+                    upstream,
+                    term,
+                    history,
+                    settled: settled && wrote,
+                })
+            }
             Call::Halt { term } => self.halt(term),
             Call::Keep { term, open } => self.keep(term, open),
         }
@@ -273,9 +278,15 @@ impl Member {
             );
         }
         self.durable.promise = term;
-        vec![
-            Output::Persist(self.durable.clone()),
-            Output::Answer(Answer::Kept { term }),
-        ]
+        let mut outputs = vec![Output::Persist(self.durable.clone())];
+        // Where the link has to be made anew, it is made under what both ends have promised; a
+        // member that is coming up cannot be told otherwise.
+        if matches!(self.role, Role::Down | Role::Standby { linked: true })
+            && let Some(upstream) = self.durable.upstream.clone()
+        {
+            outputs.push(Output::Link { upstream, term });
+        }
+        outputs.push(Output::Answer(Answer::Kept { term }));
+        outputs
     }
 }

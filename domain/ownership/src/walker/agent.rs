@@ -169,6 +169,13 @@ impl World {
 
     /// A member has answered: what it has promised is known now, and it need not be asked again.
     pub(super) fn heard(&mut self, at: At, from: At, answer: &Answer) {
+        let (node, id) = (
+            &mut self.nodes[usize::from(at)],
+            &self.ids[usize::from(from)],
+        );
+        if node.member.leading() == Some(answer.term()) {
+            node.rejoin.heard(id, answer);
+        }
         let link = &mut self.at(from).link;
         if let (Some(link), Some(term)) = (link, answer.promised())
             && link.upstream == at
@@ -384,11 +391,16 @@ impl World {
         if to == at || to == through || !listed(&to) || !listed(&through) {
             return false;
         }
+        let (k, mut others) = (usize::from(node.awaited.k), node.awaited.members.clone());
+        others.retain(|other| *other != at);
+        let (others, asked) = (self.ids_of(&others), self.ids_of(&[to, through]));
+        let node = self.at(at);
+        node.rejoin.lead(term, k, others.iter());
         let call = Call::Follow {
             term,
-            upstream: self.node(through).id.clone(),
+            upstream: asked[1].clone(),
             history: node.log.rows().to_vec(),
-            settled: true,
+            settled: node.rejoin.settled(&asked[0]),
         };
         self.send(Message::Call { from: at, to, call });
         true
@@ -406,12 +418,19 @@ impl World {
     }
 
     pub(super) fn unreachable(&mut self, at: At, other: At) -> Stepped {
-        let asked = self.node(at).asked.iter().any(|(asked, _)| *asked == other);
-        if !asked || !self.node(at).alive || self.node(other).alive {
+        let from = self.ids[usize::from(other)].clone();
+        let node = self.node(at);
+        let asked = node.asked.iter().any(|(asked, _)| *asked == other);
+        let waits = node.waits_for(&from);
+        if !(asked || waits) || !node.alive || self.node(other).alive {
             return Ok(false);
         }
-        let from = self.ids[usize::from(other)].clone();
-        self.drive(at, driver::Input::Unreachable { from })?;
+        if waits {
+            self.at(at).rejoin.lost(&from);
+        }
+        if asked {
+            self.drive(at, driver::Input::Unreachable { from })?;
+        }
         Ok(true)
     }
 }

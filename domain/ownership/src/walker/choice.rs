@@ -59,7 +59,7 @@ pub enum Choice {
     Cascade(At, At, At),
     /// A driver repeats what it asked of a member.
     Again(At, At),
-    /// A driver finds that a member cannot be reached.
+    /// A driver, or who leads, finds that a member cannot be reached.
     Unreachable(At, At),
     /// The machine, or the agent, dies.
     Crash(At),

@@ -33,7 +33,7 @@ use super::checks::Violation;
 use super::choice::{ALL, Choice};
 use super::control::Scope;
 use super::message::Message;
-use super::node::{At, Link, Postgres};
+use super::node::{At, Link, Node, Postgres};
 use super::world::{Shape, World};
 use super::{Counterexample, Mutant};
 use crate::messages::{Answer, OpKind, Refused};
@@ -371,6 +371,14 @@ impl State {
                 if link.is_some_and(news) {
                     return true;
                 }
+                let to_leader = &nodes[usize::from(*to)];
+                if to_leader.member.leading() == Some(answer.term()) {
+                    let mut rejoin = to_leader.rejoin.clone();
+                    rejoin.heard(&nodes[usize::from(*from)].id, answer);
+                    if rejoin != to_leader.rejoin {
+                        return true;
+                    }
+                }
                 let Some(driver) = waiting(*to, answer.term()) else {
                     return false;
                 };
@@ -423,16 +431,23 @@ impl World {
         let node = self.node(at);
         let driving = node.driver.as_ref().is_some_and(|driver| !driver.ended());
         let asked = driving && node.asked.iter().any(|(asked, _)| *asked == to);
-        let linked = self
-            .node(to)
-            .link
-            .is_some_and(|link| link.upstream == at && link.established);
+        let linked = |to: &Node| {
+            let link = to.link.filter(|link| link.upstream == at);
+            link.is_some_and(|link| link.established)
+        };
         let leads = node.alive && node.member.leading().is_some();
         let there = self.node(to).alive;
+        // How it is matters only to those that may have to wait for it.
+        let out = |other: &Node| other.id != node.id && !linked(other);
+        let waits = self.nodes.iter().any(out) && node.waits_for(&self.ids[usize::from(to)]);
+        let asks = !linked(self.node(to)) || waits;
         let choices = [
             (asked && there, Choice::Again(at, to)),
-            (asked && !there, Choice::Unreachable(at, to)),
-            (leads && !linked && there, Choice::Lead(at, to)),
+            (
+                (asked || leads && waits) && !there,
+                Choice::Unreachable(at, to),
+            ),
+            (leads && asks && there, Choice::Lead(at, to)),
         ];
         let possible = choices.into_iter().filter(|(possible, _)| *possible);
         possible.map(|(_, choice)| choice)

@@ -47,11 +47,13 @@ pub enum Mutant {
     CascadeWithoutHold,
     /// Who follows a running primary that won again is told of a timeline that nobody is on.
     EveryWinIsAPromotion,
+    /// A leader has all logs that do not fit given up at once.
+    RewindsAllAtOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AcknowledgeBeforeQuorum,
         Self::NoPromiseCheck,
         Self::FollowWithoutPromise,
@@ -73,12 +75,13 @@ impl Mutant {
         Self::ReleaseBeforeOpen,
         Self::CascadeWithoutHold,
         Self::EveryWinIsAPromotion,
+        Self::RewindsAllAtOnce,
     ];
 
     /// It breaks no promise, but a group may never open again. The others are to be found by what
     /// they break.
     pub(super) fn harms_liveness_only(self) -> bool {
-        self == Self::EveryWinIsAPromotion
+        matches!(self, Self::EveryWinIsAPromotion | Self::RewindsAllAtOnce)
     }
 
     pub(super) fn member(self) -> member::Weakened {

@@ -8,6 +8,7 @@ use super::log::{Cell, Log};
 use crate::driver::Driver;
 use crate::member::{Durable, Input, Mark, Member, Output};
 use crate::messages::{Call, Grant, JoinPath, Recruit, TermRow};
+use crate::rejoin::Rejoin;
 
 /// A member, by its place in `World::nodes`.
 pub(super) type At = u8;
@@ -121,6 +122,8 @@ pub(super) struct Node {
     pub(super) alive: bool,
     pub(super) member: Member,
     pub(super) driver: Option<Driver>,
+    /// What it knows of the others while it leads.
+    pub(super) rejoin: Rejoin,
     /// Counts its drivers: what an earlier one asked for is answered to nobody.
     pub(super) run: u32,
     /// The cells that its driver's order takes the shards from, as the record says.
@@ -164,6 +167,7 @@ impl Node {
             alive: true,
             member,
             driver: None,
+            rejoin: Rejoin::default(),
             run: 0,
             leaving: Vec::new(),
             inbox: VecDeque::from([(Asker::Nobody, Input::Started)]),
@@ -194,6 +198,7 @@ impl Node {
     pub(super) fn crash(&mut self) {
         self.alive = false;
         self.forget_driver();
+        self.rejoin.lead(Term::ZERO, 0, std::iter::empty());
         self.queue.clear();
         self.inbox.clear();
         self.asker = Asker::Nobody;
@@ -231,6 +236,12 @@ impl Node {
     /// Between two inputs.
     pub(super) fn idle(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether it leads, and others may have to wait until this one has come up.
+    pub(super) fn waits_for(&self, other: &MemberId) -> bool {
+        let term = self.member.leading();
+        term.is_some_and(|term| term != self.rejoin.term() || self.rejoin.waited_for(other))
     }
 
     /// Whether the log can be read by its agent.

@@ -1,6 +1,7 @@
 //! A world in which nothing goes wrong any more: everything that is under way is done, in a fixed
-//! order. So a group is born before a walk begins; and a walk that has gone through anything at all
-//! must be able to open again (OPENS_AGAIN).
+//! order. So a group is born before a walk begins (`begun`); and a walk that has gone through
+//! anything at all must be able to open again (OPENS_AGAIN). Whoever leads then leaves F logs that can
+//! be read, where there were as many, and in the end everybody follows it.
 //!
 //! That it opens is shown under a schedule that is fair and not kind: everybody who has not heard
 //! what he needs asks again before the logs move on. A member that is cut off, or rewound, each
@@ -12,29 +13,58 @@ use super::checks::Violation;
 use super::choice::{ALL, Choice};
 use super::control::{Scope, shards};
 use super::log::Cell;
-use super::message::{FOLLOW, REFUSED};
 use super::node::{At, Commit, Node, Postgres, Waiting};
 use super::world::World;
 use crate::member::Mark;
-use crate::messages::OpKind;
+use crate::messages::{Admitted, OpKind};
 
 /// Liveness, in a world that has become quiet: with as many readable members as the design asks
-/// for, every group opens and takes a write within so many ops and rounds.
+/// for, every group opens and takes a write within so many ops and rounds, a leader leaves F logs that
+/// can be read, and whoever was not lost comes back.
 pub(super) const OPENS_AGAIN: &str = "OPENS_AGAIN";
 
 /// Rounds after which a quiet world must have come to rest.
-const ROUNDS_MAX: usize = 200;
+pub(super) const ROUNDS_MAX: usize = 200;
 
 /// Rounds that control gives an op before it orders the next one.
-const OP_ROUNDS: usize = 40;
+const OP_ROUNDS: usize = 60;
+
+/// At the slow pace, PostgreSQL comes up only in one of so many rounds: whoever asks has asked
+/// meanwhile.
+const START_ROUNDS: usize = 3;
 
 /// Ops within which a group must open: one that is under way, one whose target finds another
 /// member ahead of it, and that one; and as many again.
 const OPS_MAX: usize = 6;
 
+/// Whether a PostgreSQL that starts has come up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Starts {
+    End,
+    GoOn,
+}
+
+/// How fast PostgreSQL comes up. What is rewound for ever is rewound for ever at a quick pace, and
+/// who does not wait for a member does not wait for it at a slow one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Quick,
+    Slow,
+}
+
+impl Pace {
+    fn starts(self, round: usize) -> Starts {
+        if self == Self::Quick || round % START_ROUNDS == START_ROUNDS - 1 {
+            Starts::End
+        } else {
+            Starts::GoOn
+        }
+    }
+}
+
 impl World {
     /// What is under way, member by member; whether anything happened.
-    fn machines(&mut self, path: &mut Vec<Choice>) -> Result<bool, Violation> {
+    fn machines(&mut self, path: &mut Vec<Choice>, starts: Starts) -> Result<bool, Violation> {
         let mut moved = false;
         while let Some(message) = self.messages.first() {
             let key = message.key();
@@ -48,18 +78,24 @@ impl World {
             let choices = [
                 Choice::Link(at),
                 Choice::Stream(at, ALL),
-                Choice::Ready(at),
                 Choice::Replayed(at),
                 Choice::Rebuilt(at),
                 // Its source would not have it.
                 Choice::RebuildFails(at),
                 Choice::Promoted(at),
                 Choice::Execute(at, 0),
-                Choice::Commit(at),
                 Choice::Hear(at),
             ];
             for choice in choices {
                 moved |= self.chosen(choice, path)?;
+            }
+            match starts {
+                Starts::End => moved |= self.chosen(Choice::Ready(at), path)?,
+                Starts::GoOn => moved |= self.node(at).postgres == Postgres::Starting,
+            }
+            // All of them at once: a primary may have more than rounds are given.
+            while self.chosen(Choice::Commit(at), path)? {
+                moved = true;
             }
         }
         Ok(moved)
@@ -69,128 +105,58 @@ impl World {
         0..At::try_from(self.nodes.len()).unwrap_or(At::MAX)
     }
 
-    fn quiet(&mut self) -> Result<(), Violation> {
+    pub(super) fn quiet(&mut self) -> Result<(), Violation> {
         for _ in 0..ROUNDS_MAX {
-            if !self.machines(&mut Vec::new())? {
+            if !self.machines(&mut Vec::new(), Starts::End)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Every group is born, led by its first member.
-    pub(super) fn born(mut self) -> Result<Self, Violation> {
-        for group in 0..self.groups {
-            let first = self.nodes.iter().position(|node| node.group == group);
-            let target = At::try_from(first.unwrap_or_default()).unwrap_or_default();
-            for choice in failover(group, target) {
-                self.step(choice)?;
-                self.quiet()?;
-            }
-            self.step(Choice::Read(1, group, 0))?;
-            self.step(Choice::Show(group, 0))?;
-        }
-        self.walked = super::Walked::default();
-        Ok(self)
-    }
-
-    /// A primary that runs (A) and has the longest log but one, and two members that were promoted
-    /// and lost before their opening transaction, each on a line of its own; the one that is
-    /// further (B) is down. A is ordered to win again: both others will have to be rewound.
-    pub(super) fn parted(mut self) -> Result<Self, Violation> {
-        let [a, b, c] = [0, 1, 2];
-        self.promoted_and_lost(c, &[b, c])?;
-        for _ in 0..2 {
-            self.step(Choice::Write(a, 0, 0))?;
-        }
-        self.promoted_and_lost(b, &[a, b])?;
-        self.step(Choice::Start(c))?;
-        for choice in failover(0, a) {
-            self.step(choice)?;
-            self.among(&[a, c], |_| false)?;
-        }
-        self.walked = super::Walked::default();
-        Ok(self)
-    }
-
-    fn promoted_and_lost(&mut self, target: At, present: &[At]) -> Result<(), Violation> {
-        for choice in failover(0, target) {
-            self.step(choice)?;
-            let promoted = |world: &Self| world.node(target).postgres == Postgres::Primary;
-            self.among(present, promoted)?;
-        }
-        self.step(Choice::Crash(target))?;
-        Ok(())
-    }
-
-    /// What happens among these, until it is enough; nobody else hears anything.
-    fn among(&mut self, present: &[At], enough: impl Fn(&Self) -> bool) -> Result<(), Violation> {
-        for _ in 0..ROUNDS_MAX {
-            let mut moved = false;
-            while let Some(message) = self.messages.first() {
-                let key = message.key();
-                // Nobody is told to follow whom they helped: a primary goes on running.
-                let follows = key.kind == FOLLOW && key.from != key.to;
-                let between = key.kind <= REFUSED;
-                let heard = !between || present.contains(&key.to) && !follows;
-                let choice = if heard {
-                    Choice::Deliver(key, ALL)
-                } else {
-                    Choice::Lose(key)
-                };
-                moved |= self.step(choice)?;
-                if enough(self) {
-                    return Ok(());
-                }
-            }
-            for at in present {
-                let choices = [
-                    Choice::Work(*at, ALL),
-                    Choice::Link(*at),
-                    Choice::Stream(*at, ALL),
-                    Choice::Ready(*at),
-                    Choice::Replayed(*at),
-                    Choice::Promoted(*at),
-                ];
-                for choice in choices {
-                    moved |= self.step(choice)?;
-                    if enough(self) {
-                        return Ok(());
-                    }
-                }
-            }
-            if !moved {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// OPENS_AGAIN.
+    /// OPENS_AGAIN, at any pace.
     pub(super) fn opens_again(&mut self, path: &mut Vec<Choice>) -> Result<(), Violation> {
+        let before = (self.clone(), path.len());
+        for pace in [Pace::Quick, Pace::Slow] {
+            *self = before.0.clone();
+            path.truncate(before.1);
+            self.opens_at(pace, path)?;
+        }
+        Ok(())
+    }
+
+    fn opens_at(&mut self, pace: Pace, path: &mut Vec<Choice>) -> Result<(), Violation> {
         for group in 0..self.groups {
-            if !self.could_open(group) || self.open_within_bounds(group, path)? {
+            if !self.could_open(group) || self.open_within_bounds(group, pace, path)? {
                 continue;
             }
-            // A log that is being rewound counts as lost until it is whole again: where a primary
-            // fails just then, there may be too few, and the group waits for a person.
-            if self.could_open(group) {
-                let what = format!(
-                    "group {} is not open after {OPS_MAX} ops in a world that is quiet",
-                    group + 1
-                );
-                return Self::broke(OPENS_AGAIN, what);
+            // Before its row is acknowledged, a driver has as many rewound as its quorum needs. Where
+            // its op is taken over just then, or its primary fails, there may be too few logs, and
+            // the group waits for a person.
+            if !self.could_open(group) {
+                continue;
             }
+            let what = format!(
+                "group {} is not open after {OPS_MAX} ops in a world that is quiet",
+                group + 1
+            );
+            return Self::broke(OPENS_AGAIN, what);
         }
         Ok(())
     }
 
-    fn open_within_bounds(&mut self, group: u8, path: &mut Vec<Choice>) -> Result<bool, Violation> {
+    fn open_within_bounds(
+        &mut self,
+        group: u8,
+        pace: Pace,
+        path: &mut Vec<Choice>,
+    ) -> Result<bool, Violation> {
         for _ in 0..OPS_MAX {
             let mut moved = true;
-            for _ in 0..OP_ROUNDS {
-                moved = self.impatient(group, path)?;
-                if self.serves(group) && self.takes_a_write(group, path)? {
+            for round in 0..OP_ROUNDS {
+                moved = self.impatient(group, pace.starts(round), path)?;
+                if self.serves(group) && self.takes_a_write(group, pace, path)? {
+                    self.all_come_back(group, pace, path)?;
                     return Ok(true);
                 }
                 if !moved {
@@ -204,14 +170,50 @@ impl World {
             self.chosen(Choice::Read(0, group, 0), path)?;
             for choice in failover(group, self.best(group)) {
                 self.chosen(choice, path)?;
-                self.machines(path)?;
+                self.machines(path, Starts::End)?;
             }
         }
         Ok(false)
     }
 
+    /// Whoever was not lost follows the primary in the end.
+    fn all_come_back(
+        &mut self,
+        group: u8,
+        pace: Pace,
+        path: &mut Vec<Choice>,
+    ) -> Result<(), Violation> {
+        for round in 0..OP_ROUNDS {
+            if self.are_back(group) || !self.serves(group) {
+                return Ok(());
+            }
+            self.impatient(group, pace.starts(round), path)?;
+        }
+        if self.are_back(group) {
+            return Ok(());
+        }
+        let what = format!("not everybody of group {} follows its primary", group + 1);
+        Self::broke(OPENS_AGAIN, what)
+    }
+
+    fn are_back(&self, group: u8) -> bool {
+        let stored = &self.newest(group).stored;
+        let whole = |member: &Admitted| {
+            let node = self.node(Self::index(&member.id));
+            let follows = node.link.is_some_and(|link| link.established) || node.port.is_some();
+            let lost = node.disk.mark == Mark::Lost || node.nonce() != member.volume;
+            lost || follows && node.disk.mark == Mark::None && node.log.len() >= node.needs
+        };
+        stored.policy.is_some() || stored.record.members.iter().all(whole)
+    }
+
     /// A round in which first of all everybody asks again.
-    fn impatient(&mut self, group: u8, path: &mut Vec<Choice>) -> Result<bool, Violation> {
+    fn impatient(
+        &mut self,
+        group: u8,
+        starts: Starts,
+        path: &mut Vec<Choice>,
+    ) -> Result<bool, Violation> {
         self.chosen(Choice::Read(0, group, 0), path)?;
         if self.may_drive(group) {
             self.chosen(Choice::Drive(0, group), path)?;
@@ -227,15 +229,47 @@ impl World {
                 if !own {
                     self.chosen(Choice::Again(at, to), path)?;
                 }
-                let follows = self.node(to).link.is_some_and(|link| link.upstream == at);
-                if !follows {
+                let link = self.node(to).link.filter(|link| link.established);
+                let follows = link.is_some_and(|link| link.upstream == at);
+                let waits = self.node(at).waits_for(&self.ids[usize::from(to)]);
+                if !follows || waits {
                     self.chosen(Choice::Lead(at, to), path)?;
                 }
             }
         }
         let asked = !self.messages.is_empty();
-        let moved = self.machines(path)?;
+        let whole = self.led(group) && self.leaves_recruits(group);
+        let moved = self.machines(path, starts)?;
+        if whole && self.led(group) && !self.leaves_recruits(group) {
+            let what = format!("too few logs of group {} can be read", group + 1);
+            return Self::broke(OPENS_AGAIN, what).map(|()| false);
+        }
         Ok(moved || asked)
+    }
+
+    /// Whether somebody leads under the newest term: no driver gives logs up then, the leader does.
+    fn led(&self, group: u8) -> bool {
+        let term = self.newest(group).stored.record.term;
+        let leads = |node: &&Node| node.alive && node.member.leading() == Some(term);
+        self.nodes
+            .iter()
+            .filter(|node| node.group == group)
+            .any(|node| leads(&node))
+    }
+
+    /// Whether F logs can be read, or some are lost for good.
+    fn leaves_recruits(&self, group: u8) -> bool {
+        let record = &self.newest(group).stored.record;
+        let quorum = Quorum {
+            members: record.members.len(),
+            k: usize::from(record.k),
+        };
+        let lost = |member: &Admitted| {
+            let node = self.node(Self::index(&member.id));
+            node.disk.mark == Mark::Lost || node.nonce() != member.volume
+        };
+        let here = record.members.iter().filter(|member| !lost(member)).count();
+        here < record.members.len() || self.readable(group).count() >= quorum.recruits()
     }
 
     /// As the record lists them, with the volume that they were admitted with.
@@ -301,7 +335,12 @@ impl World {
 
     /// Whether a write is acknowledged. While the list of those that a commit waits for changes,
     /// it may wait for one that is lost.
-    fn takes_a_write(&mut self, group: u8, path: &mut Vec<Choice>) -> Result<bool, Violation> {
+    fn takes_a_write(
+        &mut self,
+        group: u8,
+        pace: Pace,
+        path: &mut Vec<Choice>,
+    ) -> Result<bool, Violation> {
         let stored = self.newest(group).stored.clone();
         let primary = stored
             .record
@@ -321,8 +360,8 @@ impl World {
         if !self.chosen(writes, path)? {
             return Ok(true);
         }
-        for _ in 0..OP_ROUNDS {
-            self.impatient(group, path)?;
+        for round in 0..OP_ROUNDS {
+            self.impatient(group, pace.starts(round), path)?;
             if self.walked.acknowledged > before {
                 return Ok(true);
             }
@@ -332,7 +371,7 @@ impl World {
 }
 
 /// Ordered, written, and sent.
-fn failover(group: u8, target: At) -> [Choice; 3] {
+pub(super) fn failover(group: u8, target: At) -> [Choice; 3] {
     let order = Choice::Order {
         replica: 0,
         group,
@@ -370,6 +409,35 @@ mod tests {
             (1..=2).contains(&rebuilt),
             "{rebuilt} rewinds, one a member"
         );
+    }
+
+    fn rejoining(mutant: Option<Mutant>) -> World {
+        let shape = Shape {
+            members: 3,
+            spare: 0,
+            k: 1,
+        };
+        let born = World::new(&[shape], mutant).born().unwrap();
+        let world = born.parted().and_then(World::rejoining).unwrap();
+        assert!(world.node(0).port.is_some(), "A serves");
+        assert_eq!(world.node(1).disk.mark, Mark::Rebuilt, "B comes up");
+        assert_eq!(world.node(2).disk.mark, Mark::None, "C has its log");
+        world
+    }
+
+    #[test]
+    fn a_leader_has_no_log_given_up_while_another_member_comes_up() {
+        let mut world = rejoining(None);
+        world.opens_again(&mut Vec::new()).unwrap();
+        assert!(world.are_back(0), "in the end both have come up");
+    }
+
+    #[test]
+    fn where_it_does_its_own_log_is_the_only_one_that_can_be_read() {
+        let mut world = rejoining(Some(Mutant::RewindsAllAtOnce));
+        let broken = world.opens_again(&mut Vec::new()).unwrap_err();
+        assert_eq!(broken.invariant, OPENS_AGAIN);
+        assert_eq!(world.readable(0).count(), 1);
     }
 
     #[test]

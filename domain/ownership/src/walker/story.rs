@@ -124,7 +124,7 @@ pub(super) fn line(world: &World, choice: Choice) -> String {
             name(through)
         ),
         Choice::Again(at, to) => format!("{}'s driver asks {} again", name(at), name(to)),
-        Choice::Unreachable(at, to) => format!("{}'s driver cannot reach {}", name(at), name(to)),
+        Choice::Unreachable(at, to) => format!("{} cannot reach {}", name(at), name(to)),
         Choice::Crash(at) => format!("{}: crashes", name(at)),
         Choice::Start(at) => format!("{}: starts", name(at)),
         Choice::PostgresDies(at) => format!("{}: PostgreSQL dies", name(at)),

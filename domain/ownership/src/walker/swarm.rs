@@ -19,7 +19,7 @@ const DRAWS_MAX: u32 = 40;
 /// One in so many walks ends with a look whether the groups open again.
 const SETTLES: u32 = 64;
 /// Of those that begin with members on several lines.
-const SETTLES_PARTED: u32 = 4;
+const SETTLES_PARTED: u32 = 1;
 
 /// What is drawn; a kind stands for the choices that differ only in who and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,8 @@ pub(super) enum Begins {
     Born,
     /// Three members on three lines: the primary runs and is ordered to win again.
     Parted,
+    /// It has won: one was rewound and has not come up yet, the third one will have to be.
+    Rejoining,
 }
 
 impl Swarm {
@@ -146,14 +148,14 @@ impl Swarm {
             begins: match rng.random_range(0..16_u32) {
                 0 => Begins::Admitted,
                 1 if (members, spare, k) == (3, 0, 1) => Begins::Parted,
+                2 if (members, spare, k) == (3, 0, 1) => Begins::Rejoining,
                 _ => Begins::Born,
             },
         };
         let start = Start {
-            groups: if start.begins == Begins::Parted {
-                1
-            } else {
-                start.groups
+            groups: match start.begins {
+                Begins::Parted | Begins::Rejoining => 1,
+                Begins::Admitted | Begins::Born => start.groups,
             },
             ..start
         };
@@ -188,7 +190,7 @@ impl Swarm {
             (1000 - faults - load, STEADY.to_vec()),
         ];
         let settles = match start.begins {
-            Begins::Parted => SETTLES_PARTED,
+            Begins::Parted | Begins::Rejoining => SETTLES_PARTED,
             Begins::Admitted | Begins::Born => SETTLES,
         };
         let swarm = Self {
@@ -387,7 +389,8 @@ fn due(world: &World, kind: Kind, at: At) -> bool {
         }
         Kind::RebuildFails => node.rebuilding.is_some(),
         Kind::Lead | Kind::Cascade => node.member.leading().is_some(),
-        Kind::Again | Kind::Unreachable => !node.asked.is_empty(),
+        Kind::Again => !node.asked.is_empty(),
+        Kind::Unreachable => !node.asked.is_empty() || node.member.leading().is_some(),
         _ => true,
     }
 }

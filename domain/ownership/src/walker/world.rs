@@ -17,6 +17,7 @@ use crate::driver;
 use crate::gate::{Gate, Row};
 use crate::member::{Durable, Input, Mark, Member};
 use crate::messages::{Admitted, Call};
+use crate::rejoin::Rejoin;
 
 /// Messages under way at once; beyond it, the oldest are lost.
 const MESSAGES_MAX: usize = 32;
@@ -150,7 +151,11 @@ impl World {
                 mark: Mark::None,
             };
             let member = self.member(id, durable);
-            self.nodes.push(Node::new(member, group, awaited.clone()));
+            let mut node = Node::new(member, group, awaited.clone());
+            if self.mutant == Some(Mutant::RewindsAllAtOnce) {
+                node.rejoin = Rejoin::all_at_once();
+            }
+            self.nodes.push(node);
         }
         let members = awaited.members.iter().map(|at| self.admitted(*at));
         let stored = control::birth(group, members.collect(), shape.k, &self.cells[0]);
