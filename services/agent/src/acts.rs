@@ -344,11 +344,13 @@ impl Acts {
             return;
         };
         let (database, commands) = (self.database.clone(), self.commands.clone());
+        // Of the PostgreSQL whose log was read: one that was started again meanwhile is not promoted.
+        let session = self.database.warm();
         self.runtime.tasks().spawn("promote", async move {
             let promoted = async {
                 let timeline = u32::try_from(term.get())
                     .map_err(|_| "the term is beyond PostgreSQL's timelines".to_owned())?;
-                let session = database.kept().await.map_err(|error| error.to_string())?;
+                let session = session.ok_or("its PostgreSQL has just ended")?;
                 let launcher: &Launcher = &database.options.launcher;
                 let layout = &database.options.layout;
                 placeholders(layout, launcher.account(), timeline)

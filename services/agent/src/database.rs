@@ -111,12 +111,16 @@ impl Database {
         }
     }
 
-    /// The warm session, for short reads.
+    /// The warm session, if there is one and it is open.
+    pub(crate) fn warm(&self) -> Option<Arc<Session>> {
+        let sessions = self.lock();
+        sessions.kept.clone().filter(|session| session.is_open())
+    }
+
+    /// The warm session, for short reads; opened where there is none.
     pub(crate) async fn kept(&self) -> Result<Arc<Session>, Error> {
-        if let Some(session) = &self.lock().kept
-            && session.is_open()
-        {
-            return Ok(session.clone());
+        if let Some(session) = self.warm() {
+            return Ok(session);
         }
         let session = Arc::new(Session::open(&self.runtime, &self.options.layout).await?);
         self.lock().kept = Some(session.clone());
