@@ -36,7 +36,7 @@ const START_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who was told to end starts again only after this: whoever takes over has the others, and users
 /// wait for it, on a machine that often carries both.
-const START_AFTER_END: Duration = Duration::from_millis(200);
+const START_AFTER_END: Duration = Duration::from_millis(500);
 
 /// Backends whose clients were cut off are left alone for so long.
 const PARTED_AFTER: Duration = Duration::from_millis(500);
