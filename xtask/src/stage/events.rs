@@ -13,6 +13,8 @@ use super::Stage;
 
 /// How long the users are watched after an event is over.
 const AFTER: Duration = Duration::from_secs(5);
+/// How long all users are watched after a city was lost.
+const WATCHED: Duration = Duration::from_secs(10);
 /// How long anything that is waited for may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often control is asked again.
@@ -106,9 +108,13 @@ pub(crate) async fn city_loss(stage: &mut Stage, lost: &str) -> Result<(Event, V
         !status.cells.iter().any(gone) && settled(status)
     };
     until(stage, "other cities own its users", survived).await?;
-    stage.world.kill(lost).await?;
     let executions = new_ones(stage, &before).await?;
+    let since = Duration::from_millis(stage.now_ms().saturating_sub(frozen.at_ms));
+    sleep(WATCHED.saturating_sub(since + AFTER)).await;
     let mut event = event(stage, "city-loss", frozen.at_ms, cells, &executions).await?;
+    // What lost its power stays silent. The end of frozen processes is work, and here it would be
+    // work for the machine that carries the other cities too, whose users were being watched.
+    stage.world.kill(lost).await?;
     event.lost_region = Some(lost.to_owned());
     Ok((event, executions))
 }
