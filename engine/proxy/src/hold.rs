@@ -1,7 +1,7 @@
 //! Where requests wait: one queue for each opaque key, within limits, oldest first.
 //!
 //! The queue does not know why a key is closed: whoever drives it (`run`) says which keys are open,
-//! from a table, a state machine or a test. A key that opens is let go in growing batches, so that a
+//! from a table, a state machine or a test. What opens is let go in growing batches, so that a
 //! new owner is not met by all at once.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct HoldLimits {
     pub requests: usize,
     /// Bytes that they occupy.
     pub bytes: usize,
-    /// Requests of one key that go at once when it opens.
+    /// Requests of all keys that go at once when some open.
     pub release_first: usize,
     /// Time between two batches; each is twice as large as the one before.
     pub release_every: Duration,
@@ -40,7 +40,7 @@ impl Default for HoldLimits {
             requests: 20_000,
             bytes: 128 << 20,
             release_first: 16,
-            release_every: Duration::from_millis(5),
+            release_every: Duration::from_millis(20),
         }
     }
 }
@@ -90,6 +90,8 @@ struct Queues {
     keys: BTreeMap<u64, Queue>,
     bytes: usize,
     tickets: u64,
+    /// How many go in the next batch; 0 where the last one was all.
+    batch: usize,
     ending: bool,
 }
 
@@ -97,7 +99,6 @@ struct Queues {
 struct Queue {
     waiting: BTreeMap<u64, Waiter>,
     bytes: usize,
-    batch: usize,
 }
 
 #[derive(Debug)]
@@ -230,7 +231,6 @@ impl Hold {
         let queue = queues.keys.entry(key).or_insert_with(|| Queue {
             waiting: BTreeMap::new(),
             bytes: 0,
-            batch: limits.release_first,
         });
         queue.bytes += waiter.bytes;
         queue.waiting.insert(number, waiter);
@@ -238,34 +238,26 @@ impl Hold {
         Ok(())
     }
 
-    /// One batch of every open key; whether an open key still has waiting requests.
+    /// One batch of what waits for open keys, the oldest first; whether more of it waits. Many keys
+    /// open at once when a city was lost, and those who did not wait share the machine with those
+    /// who did: so the ramp is one for all.
     fn release(&self, is_open: &impl Fn(u64) -> bool) -> bool {
         let mut queues = self.lock();
-        let keys: Vec<u64> = queues.keys.keys().copied().collect();
-        let mut more = false;
-        for key in keys {
-            let Some(queue) = queues.keys.get_mut(&key) else {
-                continue;
-            };
-            if !is_open(key) {
-                queue.batch = self.limits.release_first;
-                continue;
+        let size = queues.batch.max(self.limits.release_first).max(1);
+        let open = queues.keys.iter().filter(|(key, _)| is_open(**key));
+        let mut ready: Vec<(u64, u64)> = open
+            .flat_map(|(key, queue)| queue.waiting.keys().map(|number| (*number, *key)))
+            .collect();
+        ready.sort_unstable();
+        let more = ready.len() > size;
+        queues.batch = if more { size.saturating_mul(2) } else { 0 };
+        ready.truncate(size);
+        for (number, key) in ready {
+            if let Some(waiter) = queues.remove(key, number) {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                // A client that has just gone needs no place.
+                let _gone = waiter.go.send(Ok(()));
             }
-            let batch: Vec<u64> = queue
-                .waiting
-                .keys()
-                .take(queue.batch.max(1))
-                .copied()
-                .collect();
-            queue.batch = queue.batch.max(1).saturating_mul(2);
-            for number in batch {
-                if let Some(waiter) = queues.remove(key, number) {
-                    self.waiting.fetch_sub(1, Ordering::Relaxed);
-                    // A client that has just gone needs no place.
-                    let _gone = waiter.go.send(Ok(()));
-                }
-            }
-            more |= queues.keys.contains_key(&key);
         }
         more
     }
@@ -351,6 +343,26 @@ mod tests {
                 assert_eq!((hold.waiting(), hold.lock().bytes), (0, 0));
             })
             .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_keys_that_open_at_once_share_one_ramp_and_the_oldest_go_first() {
+        let hold = Hold::new(LIMITS);
+        let mut waits = Vec::new();
+        for n in 0..10 {
+            let mut wait = Box::pin(hold.wait(n % 5, hold.ticket(), 1));
+            assert_eq!(futures::FutureExt::now_or_never(&mut wait), None);
+            waits.push(wait);
+        }
+        let mut gone = 0;
+        for (batch, more) in [(2, true), (4, true), (4, false)] {
+            assert_eq!(hold.release(&|_| true), more);
+            for wait in &mut waits[gone..gone + batch] {
+                assert_eq!(futures::FutureExt::now_or_never(wait), Some(Ok(())));
+            }
+            gone += batch;
+            assert_eq!(hold.waiting(), 10 - gone);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,7 +149,8 @@ pub struct Hold {
     pub requests: usize,
     /// Bytes that they occupy.
     pub bytes: usize,
-    /// Requests of one shard that go at once when it opens; each further batch is twice as large.
+    /// Requests that go at once when shards open, the oldest first; each further batch is twice as
+    /// large.
     pub release_first: usize,
     /// Time between two batches.
     pub release_every_ms: u64,
@@ -165,7 +166,7 @@ impl Default for Hold {
             requests: limits.requests,
             bytes: limits.bytes,
             release_first: limits.release_first,
-            release_every_ms: 5,
+            release_every_ms: 20,
         }
     }
 }
