@@ -2,9 +2,8 @@
 //!
 //! One state machine a role, without I/O: [`record`] is what control may do to a group record,
 //! [`driver`] carries P3–P7 out, [`member`] is one PostgreSQL with its agent, [`gate`] is where a
-//! gateway or a router holds requests,
-//! [`rejoin`] is what a leader remembers of the others. Agent, control, gateway and router run
-//! exactly this code.
+//! gateway or a router holds requests, [`rejoin`] is what a leader remembers of the others. Agent,
+//! control, gateway and router run exactly this code.
 #![warn(missing_docs)]
 
 pub mod driver;

@@ -77,8 +77,7 @@ impl Acts {
     ) -> Result<(), Error> {
         match output {
             Output::ClosePort => {
-                self.gate.close(member.durable().promise).await;
-                self.part_later();
+                self.close_port(member.durable().promise).await;
                 self.database.cut_sessions();
             }
             Output::CutLinks { except } => {
@@ -141,8 +140,9 @@ impl Acts {
         Ok(())
     }
 
-    /// Backends without clients end when the switch is over, or their PostgreSQL.
-    fn part_later(&self) {
+    /// Cuts the clients; their backends end when the switch is over, or their PostgreSQL.
+    async fn close_port(&self, promise: Term) {
+        self.gate.close(promise).await;
         let gate = self.gate.clone();
         let later = async move {
             sleep(PARTED_AFTER).await;
@@ -153,8 +153,7 @@ impl Acts {
 
     /// Port, links and sessions: from here on nothing that this member does is told to anyone.
     pub(crate) async fn cut_everything(&self, promise: Term) {
-        self.gate.close(promise).await;
-        self.part_later();
+        self.close_port(promise).await;
         self.down.seal().await;
         self.copy.seal().await;
         self.up.cut(None).await;

@@ -166,7 +166,7 @@ impl Default for Hold {
             requests: limits.requests,
             bytes: limits.bytes,
             release_first: limits.release_first,
-            release_every_ms: 20,
+            release_every_ms: u64::try_from(limits.release_every.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }

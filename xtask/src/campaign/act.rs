@@ -120,13 +120,13 @@ pub(crate) async fn perform(
         }
         Fault::RestartAll => {
             let all = agents_of(stage, |p| p.place.role != Role::Application)?;
-            let all_named = |place: &atoll_world::Place| match &place.region {
+            let name = |place: &atoll_world::Place| match &place.region {
                 Some(region) => region.to_string(),
                 None => place.id.to_string(),
             };
             let places = world.record()?.plan.places;
-            let named: BTreeSet<String> = places.iter().map(all_named).collect();
-            restart(stage, &all, &Vec::from_iter(named)).await?;
+            let names: BTreeSet<String> = places.iter().map(name).collect();
+            restart(stage, &all, &Vec::from_iter(names)).await?;
         }
         Fault::Both(a, b) => {
             let (a, b) = tokio::join!(

@@ -12,9 +12,11 @@ impl World {
     /// Every group is born, led by its first member.
     pub(super) fn born(mut self) -> Result<Self, Violation> {
         for group in 0..self.groups {
-            let first = self.nodes.iter().position(|node| node.group == group);
-            let target = At::try_from(first.unwrap_or_default()).unwrap_or_default();
-            for choice in failover(group, target) {
+            let first = self.members().find(|at| self.node(*at).group == group);
+            let Some(first) = first else {
+                continue;
+            };
+            for choice in failover(group, first) {
                 self.step(choice)?;
                 self.quiet()?;
             }

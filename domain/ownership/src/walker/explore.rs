@@ -220,7 +220,7 @@ impl State {
     }
 
     fn members(&self) -> std::ops::Range<At> {
-        0..At::try_from(self.world.nodes.len()).unwrap_or(At::MAX)
+        self.world.members()
     }
 
     /// Everything that can happen next.

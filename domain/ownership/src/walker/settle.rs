@@ -101,7 +101,7 @@ impl World {
         Ok(moved)
     }
 
-    fn members(&self) -> std::ops::Range<At> {
+    pub(super) fn members(&self) -> std::ops::Range<At> {
         0..At::try_from(self.nodes.len()).unwrap_or(At::MAX)
     }
 
