@@ -149,11 +149,11 @@ pub struct Hold {
     pub requests: usize,
     /// Bytes that they occupy.
     pub bytes: usize,
-    /// Requests that go at once when shards open, the oldest first; each further batch is twice as
-    /// large.
+    /// Requests that are under way at once when shards open, the oldest first; each that is answered
+    /// about as quickly as the quickest makes room for two, one that takes longer for one.
     pub release_first: usize,
-    /// Time between two batches.
-    pub release_every_ms: u64,
+    /// Where nobody who was let go is answered for so long, as many more go.
+    pub release_patience_ms: u64,
 }
 
 impl Default for Hold {
@@ -166,7 +166,8 @@ impl Default for Hold {
             requests: limits.requests,
             bytes: limits.bytes,
             release_first: limits.release_first,
-            release_every_ms: u64::try_from(limits.release_every.as_millis()).unwrap_or(u64::MAX),
+            release_patience_ms: u64::try_from(limits.release_patience.as_millis())
+                .unwrap_or(u64::MAX),
         }
     }
 }
@@ -266,7 +267,7 @@ impl Config {
             requests: hold.requests,
             bytes: hold.bytes,
             release_first: hold.release_first,
-            release_every: Duration::from_millis(hold.release_every_ms),
+            release_patience: Duration::from_millis(hold.release_patience_ms),
         }
     }
 }

@@ -43,6 +43,7 @@ impl Flow {
         record: &mut Record,
     ) -> Result<Response<Answer>, Problem> {
         let mut ticket = None;
+        let mut released = None;
         let mut caught_up = false;
         let mut unreachable = Vec::new();
         loop {
@@ -60,7 +61,9 @@ impl Flow {
                     if *origin == Origin::Canary {
                         return Err(Problem::Unreachable);
                     }
-                    self.wait(shard, &mut ticket, body, record).await?;
+                    // Whoever waits again is no longer under way.
+                    drop(released.take());
+                    released = Some(self.wait(shard, &mut ticket, body, record).await?);
                     continue;
                 }
             }

@@ -236,8 +236,11 @@ async fn event(
         let Some(status) = &execution.status else {
             continue;
         };
-        if execution.spec.automatic && status.phase == Phase::Aborted {
-            // Overtaken by another verdict; whether the world is whole was waited for.
+        if execution.spec.automatic && matches!(status.phase, Phase::Aborted | Phase::Failed) {
+            // Overtaken by another verdict, or made good by the next one: that the world is whole
+            // was waited for.
+            let name = &execution.metadata.name;
+            println!("  {name} {:?}: {}", status.phase, status.message);
             continue;
         }
         ensure!(
