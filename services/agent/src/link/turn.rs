@@ -3,10 +3,11 @@
 //! When an upstream is promoted, its stream on the old timeline ends, and each standby's receiver
 //! asks it in turn how the stream ended, for the new timeline's history, and who it is, before it
 //! asks for the log again (PostgreSQL 15 documentation, 55.4 "Streaming Replication Protocol"):
-//! three round trips, and the opening transaction of a switch waits for all of them. So the
-//! upstream's end of the link puts these questions itself, at once, beside its PostgreSQL, and the
-//! answers follow the end of the stream; the standby's end gives each to the receiver when that
-//! asks for it. What nobody foresaw is asked and answered over the link as ever.
+//! three round trips, and the opening transaction of a switch waits for all of them. A receiver
+//! that has just connected, as after a failover, asks who its upstream is, and for the history. So
+//! the upstream's end of the link puts these questions itself, at once, beside its PostgreSQL, and
+//! the answers follow the greeting or the end of the stream; the standby's end gives each to the
+//! receiver when that asks for it. What nobody foresaw is asked and answered over the link as ever.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,7 +35,7 @@ const START: &[u8] = b"START_REPLICATION";
 /// The bytes of a frame's tag and length.
 const HEADER: usize = 5;
 
-/// Answers of one turn: the stream's end, the history, the identity.
+/// Answers of one turn at most: the stream's end, the history, the identity.
 const ANSWERS: usize = 3;
 
 /// The upstream's end: relays until one end closes or `cut`; both sockets are closed before `run`
@@ -75,7 +76,7 @@ where
         let (from_postgres, to_postgres) = split(postgres);
         let (from_upstream, to_upstream) = split(upstream);
         let to_postgres = Mutex::new(to_postgres);
-        let turning = AtomicBool::new(false);
+        let turning = AtomicBool::new(true);
         let (ahead, answers) = mpsc::channel(ANSWERS);
         let asking = Asking {
             turning: &turning,
@@ -144,6 +145,17 @@ where
     S: AsyncWrite + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let greeting = Answer::read_any(&mut from_postgres, &mut BytesMut::new()).await?;
+    consent.given().await;
+    {
+        let mut to = to_postgres.lock().await;
+        to_standby.write_all(&greeting.frames).await?;
+        if !greeting.whole {
+            return to_standby.flush().await;
+        }
+        let ahead = ask_ahead(&mut from_postgres, &mut to.socket, Turn::Begin).await?;
+        to_standby.write_all(&ahead).await?;
+    }
     let (mut piece, mut ends) = (vec![0; PIECE_BYTES], Ends::default());
     loop {
         let length = from_postgres.read(&mut piece).await?;
@@ -160,31 +172,42 @@ where
         let mut to = to_postgres.lock().await;
         to.ended = true;
         to_standby.write_all(&piece[..length]).await?;
-        let ahead = ask_ahead(&mut from_postgres, &mut to.socket).await?;
+        let ahead = ask_ahead(&mut from_postgres, &mut to.socket, Turn::End).await?;
         to_standby.write_all(&ahead).await?;
     }
 }
 
 /// Puts the receiver's questions, and returns all the answers.
-async fn ask_ahead<R, W>(from_postgres: &mut R, to_postgres: &mut W) -> io::Result<BytesMut>
+async fn ask_ahead<R, W>(
+    from_postgres: &mut R,
+    to_postgres: &mut W,
+    turn: Turn,
+) -> io::Result<BytesMut>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
-    to_postgres.write_all(&COPY_DONE_FRAME).await?;
-    let end = Answer::read(from_postgres, &mut input).await?;
-    let questions = end.questions();
-    let mut all = end.frames;
+    match turn {
+        Turn::Begin => to_postgres.write_all(&query(IDENTIFY)).await?,
+        Turn::End => to_postgres.write_all(&COPY_DONE_FRAME).await?,
+    }
+    let first = Answer::read(from_postgres, &mut input).await?;
+    let questions = turn.questions_behind(&first);
+    let mut all = first.frames;
     for question in questions {
-        let mut query = BytesMut::new();
-        frontend::put_query(&mut query, question.as_bytes());
-        to_postgres.write_all(&query).await?;
+        to_postgres.write_all(&query(&question)).await?;
         let answer = Answer::read(from_postgres, &mut input).await?;
         all.extend_from_slice(&answer.frames);
     }
-    debug!(bytes = all.len(), "asked ahead");
+    debug!(?turn, bytes = all.len(), "asked ahead");
     Ok(all)
+}
+
+fn query(text: &str) -> BytesMut {
+    let mut query = BytesMut::new();
+    frontend::put_query(&mut query, text.as_bytes());
+    query
 }
 
 fn history(timeline: &str) -> String {
@@ -202,6 +225,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let (mut input, mut ends) = (BytesMut::new(), Ends::default());
+    let greeting = Answer::read_any(&mut from_upstream, &mut input).await?;
+    to_postgres.lock().await.write_all(&greeting.frames).await?;
+    if !greeting.whole {
+        return to_postgres.lock().await.flush().await;
+    }
+    take_ahead(&mut from_upstream, &mut input, &ahead, Turn::Begin).await?;
     loop {
         input.reserve(PIECE_BYTES);
         if input.is_empty() && from_upstream.read_buf(&mut input).await? == 0 {
@@ -213,21 +242,31 @@ where
         let stream = input.split_to(end.unwrap_or(input.len()));
         to_postgres.lock().await.write_all(&stream).await?;
         if end.is_some() {
-            let end = Answer::read(&mut from_upstream, &mut input).await?;
-            let more = end.questions().len();
-            // The other half lives as long as this one.
-            drop(ahead.send(end).await);
-            for _ in 0..more {
-                let answer = Answer::read(&mut from_upstream, &mut input).await?;
-                drop(ahead.send(answer).await);
-            }
+            take_ahead(&mut from_upstream, &mut input, &ahead, Turn::End).await?;
         }
     }
 }
 
+/// Keeps what was asked ahead for the receiver.
+async fn take_ahead<R: AsyncRead + Unpin>(
+    from_upstream: &mut R,
+    input: &mut BytesMut,
+    ahead: &mpsc::Sender<Answer>,
+    turn: Turn,
+) -> io::Result<()> {
+    let first = Answer::read(from_upstream, input).await?;
+    let more = turn.questions_behind(&first).len();
+    // The other half lives as long as this one.
+    drop(ahead.send(first).await);
+    for _ in 0..more {
+        drop(ahead.send(Answer::read(from_upstream, input).await?).await);
+    }
+    Ok(())
+}
+
 /// The standby's receiver, asking.
 struct Asking<'a, W> {
-    /// The stream has ended; the receiver has not asked for another one yet.
+    /// There is no stream; the receiver has not asked for one yet.
     turning: &'a AtomicBool,
     to_postgres: &'a Mutex<W>,
     /// What was asked ahead, in order.
@@ -244,14 +283,15 @@ impl<W: AsyncWrite + Unpin> Asking<'_, W> {
         R: AsyncRead + Unpin,
         S: AsyncWrite + Unpin,
     {
-        // The questions of this turn that are answered already and not put yet.
-        let mut foreseen: VecDeque<String> = VecDeque::new();
+        let mut foreseen = Foreseen {
+            turn: Turn::Begin,
+            questions: VecDeque::from([IDENTIFY.to_owned()]),
+        };
         while let Some(request) = requests.next().await? {
             let turning = self.turning.load(Ordering::SeqCst);
             match question(&request)? {
-                Some(question) if turning && foreseen.contains(&question) => {
-                    while let Some(next) = foreseen.pop_front() {
-                        let answer = self.answer().await?;
+                Some(question) if turning && foreseen.questions.contains(&question) => {
+                    while let Some((next, answer)) = self.next(&mut foreseen).await? {
                         if next == question {
                             self.give(&answer).await?;
                             break;
@@ -260,9 +300,7 @@ impl<W: AsyncWrite + Unpin> Asking<'_, W> {
                     continue;
                 }
                 Some(question) if turning && question.as_bytes().starts_with(START) => {
-                    while foreseen.pop_front().is_some() {
-                        self.answer().await?;
-                    }
+                    while self.next(&mut foreseen).await?.is_some() {}
                     self.turning.store(false, Ordering::SeqCst);
                 }
                 _ => {}
@@ -270,11 +308,26 @@ impl<W: AsyncWrite + Unpin> Asking<'_, W> {
             to_upstream.write_all(&request).await?;
             if turning && request.first() == Some(&COPY_DONE) {
                 let end = self.answer().await?;
-                foreseen = end.questions().into();
+                foreseen = Foreseen {
+                    turn: Turn::End,
+                    questions: Turn::End.questions_behind(&end).into(),
+                };
                 self.give(&end).await?;
             }
         }
         to_upstream.flush().await
+    }
+
+    /// The next question that was asked ahead, and its answer.
+    async fn next(&mut self, foreseen: &mut Foreseen) -> io::Result<Option<(String, Answer)>> {
+        let Some(question) = foreseen.questions.pop_front() else {
+            return Ok(None);
+        };
+        let answer = self.answer().await?;
+        if foreseen.turn == Turn::Begin && question == IDENTIFY {
+            foreseen.questions = Turn::Begin.questions_behind(&answer).into();
+        }
+        Ok(Some((question, answer)))
     }
 
     async fn answer(&mut self) -> io::Result<Answer> {
@@ -297,43 +350,87 @@ fn question(request: &Bytes) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
+/// When questions are asked ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A connection begins: who the upstream is comes first.
+    Begin,
+    /// A stream ends: how it ended comes first.
+    End,
+}
+
+impl Turn {
+    /// The questions that follow the first answer.
+    fn questions_behind(self, first: &Answer) -> Vec<String> {
+        let column = |at: usize| first.row.get(at)?.as_deref();
+        match self {
+            // The first timeline has no history.
+            Self::Begin => column(1)
+                .filter(|timeline| *timeline != "1")
+                .map_or_else(Vec::new, |timeline| vec![history(timeline)]),
+            Self::End => column(0).map_or_else(Vec::new, |timeline| {
+                vec![history(timeline), IDENTIFY.to_owned()]
+            }),
+        }
+    }
+}
+
+/// What was asked ahead and not put by the receiver yet.
+struct Foreseen {
+    turn: Turn,
+    questions: VecDeque<String>,
+}
+
 /// One answer, up to and with ReadyForQuery.
 struct Answer {
     frames: BytesMut,
-    /// The first column of its first row.
-    value: Option<String>,
+    /// The columns of its first row.
+    row: Vec<Option<String>>,
+    /// It ends with ReadyForQuery, and not with the connection.
+    whole: bool,
 }
 
 impl Answer {
     async fn read<R: AsyncRead + Unpin>(from: &mut R, input: &mut BytesMut) -> io::Result<Self> {
-        let (mut frames, mut value) = (BytesMut::new(), None);
+        let answer = Self::read_any(from, input).await?;
+        match answer.whole {
+            true => Ok(answer),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Also what a server says last.
+    async fn read_any<R: AsyncRead + Unpin>(
+        from: &mut R,
+        input: &mut BytesMut,
+    ) -> io::Result<Self> {
+        let mut answer = Self {
+            frames: BytesMut::new(),
+            row: Vec::new(),
+            whole: false,
+        };
         loop {
             while let Some(frame) =
                 decode(input, Peer::Backend, Limits::default()).map_err(malformed)?
             {
-                frames.extend_from_slice(frame.raw());
+                answer.frames.extend_from_slice(frame.raw());
                 match frame.tag() {
-                    tag::READY_FOR_QUERY => return Ok(Self { frames, value }),
-                    tag::DATA_ROW if value.is_none() => {
+                    tag::READY_FOR_QUERY => {
+                        answer.whole = true;
+                        return Ok(answer);
+                    }
+                    tag::DATA_ROW if answer.row.is_empty() => {
                         let row = backend::data_row(frame.body()).map_err(malformed)?;
-                        let first = row.into_iter().next().flatten();
-                        value = first.map(|text| String::from_utf8_lossy(&text).into_owned());
+                        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+                        answer.row = row.into_iter().map(|column| column.map(text)).collect();
                     }
                     _ => {}
                 }
             }
             if from.read_buf(input).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Ok(answer);
             }
         }
-    }
-
-    /// To the end of a stream: the questions whose answers follow it.
-    fn questions(&self) -> Vec<String> {
-        let next = self.value.as_deref();
-        next.map_or_else(Vec::new, |timeline| {
-            vec![history(timeline), IDENTIFY.to_owned()]
-        })
     }
 }
 

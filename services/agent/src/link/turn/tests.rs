@@ -31,11 +31,18 @@ fn answer(value: &str) -> Vec<u8> {
     out.to_vec()
 }
 
-fn query(text: &str) -> Vec<u8> {
-    let mut out = BytesMut::new();
-    frontend::put_query(&mut out, text.as_bytes());
-    out.to_vec()
+/// Who a server on this timeline is: the first two columns.
+fn identity(timeline: &str) -> Vec<u8> {
+    let mut row = vec![0, 2];
+    for column in ["7301", timeline] {
+        row.put_u32(u32::try_from(column.len()).unwrap());
+        row.extend_from_slice(column.as_bytes());
+    }
+    [frame(b'D', &row), READY.to_vec()].concat()
 }
+
+const READY: &[u8] = b"Z\0\0\0\x05I";
+const STARTUP: &[u8] = b"\0\0\0\x0c\0\x03\0\0rep\0";
 
 /// One end of a conversation; everything it expects, it expects to the byte.
 struct Party(DuplexStream);
@@ -58,8 +65,8 @@ impl Party {
     }
 }
 
-/// A receiver and a server that stream on timeline 2, and the link between them.
-async fn linked() -> (Party, Party, JoinSet<()>) {
+/// A receiver and a server that has greeted nobody yet, and the link between them.
+async fn connected() -> (Party, Party, JoinSet<()>) {
     let (receiver, down) = duplex(PIPE_BYTES);
     let (below, above) = duplex(PIPE_BYTES);
     let (up, server) = duplex(PIPE_BYTES);
@@ -92,11 +99,31 @@ async fn linked() -> (Party, Party, JoinSet<()>) {
         .await;
     });
     let (mut receiver, mut server) = (Party(receiver), Party(server));
-    let startup = [&[0, 0, 0, 12, 0, 3, 0, 0][..], b"rep\0"].concat();
+    receiver.says(STARTUP).await;
+    server.hears(STARTUP).await;
+    (receiver, server, link)
+}
+
+/// The server greets; it is asked who it is before the receiver has said a word.
+async fn greets(server: &mut Party, timeline: &str) {
+    server.says(READY).await;
+    server.hears(&query(IDENTIFY)).await;
+    server.says(&identity(timeline)).await;
+    if timeline != "1" {
+        let history = history(timeline);
+        server.hears(&query(&history)).await;
+        server.says(&answer(&history)).await;
+    }
+}
+
+/// They stream on timeline 2.
+async fn linked() -> (Party, Party, JoinSet<()>) {
+    let (mut receiver, mut server, link) = connected().await;
+    tokio::join!(greets(&mut server, "2"), receiver.hears(READY));
+    receiver.says(&query(IDENTIFY)).await;
+    receiver.hears(&identity("2")).await;
     let start = query("START_REPLICATION 0/F00000 TIMELINE 2");
-    receiver.says(&startup).await;
     receiver.says(&start).await;
-    server.hears(&startup).await;
     server.hears(&start).await;
     let log = frame(b'd', b"w and a record with a c in it: c\0\0\0\x04");
     server.says(&frame(b'W', &[0; 3])).await;
@@ -173,6 +200,47 @@ async fn what_was_not_foreseen_is_asked_over_the_link() {
     receiver.says(&COPY_DONE_FRAME).await;
     receiver.hears(&answer("3")).await;
     starts(&mut receiver, &mut server).await;
+}
+
+#[tokio::test]
+async fn what_a_receiver_asks_at_first_was_asked_before_it_asks() {
+    for timeline in ["1", "3"] {
+        let (mut receiver, mut server, _link) = connected().await;
+        tokio::join!(greets(&mut server, timeline), receiver.hears(READY));
+        receiver.says(&query(IDENTIFY)).await;
+        receiver.hears(&identity(timeline)).await;
+        // Of the histories, one that is older and was not foreseen.
+        receiver.says(&query("TIMELINE_HISTORY 2")).await;
+        server.hears(&query("TIMELINE_HISTORY 2")).await;
+        server.says(&answer("2.history")).await;
+        receiver.hears(&answer("2.history")).await;
+        if timeline == "3" {
+            receiver.says(&query("TIMELINE_HISTORY 3")).await;
+            receiver.hears(&answer("TIMELINE_HISTORY 3")).await;
+        }
+        starts(&mut receiver, &mut server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_nothing_first_gets_its_stream() {
+    let (mut receiver, mut server, _link) = connected().await;
+    tokio::join!(greets(&mut server, "3"), receiver.hears(READY));
+    starts(&mut receiver, &mut server).await;
+}
+
+#[tokio::test]
+async fn a_server_that_greets_nobody_is_heard() {
+    let (mut receiver, mut server, mut link) = connected().await;
+    let refusal = frame(
+        b'E',
+        b"SFATAL\0C57P03\0Mthe database system is starting up\0\0",
+    );
+    server.says(&refusal).await;
+    drop(server);
+    receiver.hears(&refusal).await;
+    drop(receiver);
+    while link.join_next().await.is_some() {}
 }
 
 #[tokio::test]
