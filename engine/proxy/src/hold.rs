@@ -166,8 +166,8 @@ impl Hold {
         }
     }
 
-    /// Waits until the key is let go; what is returned is kept until the request is answered, or
-    /// has to wait again. Dropping the future leaves the queue.
+    /// Waits until the key is let go; what is returned is kept until the request is answered, and
+    /// told so, or has to wait again. Dropping the future leaves the queue.
     pub async fn wait(
         &self,
         key: u64,
@@ -183,10 +183,7 @@ impl Hold {
         };
         self.wake.notify_one();
         match tokio::time::timeout_at(ticket.since + self.limits.time, gone).await {
-            Ok(Ok(outcome)) => outcome.map(|mut released| {
-                released.begin();
-                released
-            }),
+            Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(HoldRefused::Ending),
             Err(_) => Err(HoldRefused::TooLong),
         }
@@ -203,10 +200,14 @@ impl Hold {
             let woken = self.wake.notified();
             if !self.release(&is_open) {
                 woken.await;
-            } else if tokio::time::timeout(self.limits.release_patience, woken)
-                .await
-                .is_err()
-            {
+                continue;
+            }
+            // Whoever comes wakes us too: the clock alone says when patience is lost.
+            let patient_until = self.ramp.moved() + self.limits.release_patience;
+            if Instant::now() < patient_until {
+                // Either way it is looked again.
+                let _woken = tokio::time::timeout_at(patient_until, woken).await;
+            } else {
                 self.ramp.lost_patience();
             }
         }
@@ -341,9 +342,10 @@ mod tests {
                     let (hold, order) = (Rc::clone(&hold), Rc::clone(&order));
                     let ticket = hold.ticket();
                     tokio::task::spawn_local(async move {
-                        let _released = hold.wait(n % 5, ticket, 10).await.unwrap();
+                        let released = hold.wait(n % 5, ticket, 10).await.unwrap();
                         order.borrow_mut().push(n);
                         tokio::time::sleep(ANSWER).await;
+                        released.answered();
                     });
                 }
                 let gone = || order.borrow().len();
@@ -376,10 +378,18 @@ mod tests {
         let hold = Hold::new(LIMITS);
         let waits = (0..6).map(|n| hold.wait(n, hold.ticket(), 1));
         let all = futures::future::join_all(waits);
+        // More often than patience lasts.
+        let others = async {
+            loop {
+                tokio::time::sleep(LIMITS.release_patience / 5).await;
+                hold.poke();
+            }
+        };
         let begun = Instant::now();
         tokio::select! {
             released = all => assert!(released.iter().all(Result::is_ok)),
             () = hold.run(|_| true) => {}
+            () = others => {}
         }
         assert_eq!(begun.elapsed(), LIMITS.release_patience * 2);
     }

@@ -150,7 +150,8 @@ pub struct Hold {
     /// Bytes that they occupy.
     pub bytes: usize,
     /// Requests that are under way at once when shards open, the oldest first; each that is answered
-    /// about as quickly as the quickest makes room for two, one that takes longer for one.
+    /// about as quickly as the quickest makes room for two, one that takes longer for little more
+    /// than one.
     pub release_first: usize,
     /// Where nobody who was let go is answered for so long, as many more go.
     pub release_patience_ms: u64,

@@ -84,7 +84,12 @@ impl Flow {
                 }
             };
             match tried {
-                Tried::Answered(response) => return Ok(response),
+                Tried::Answered(response) => {
+                    if let Some(released) = released {
+                        released.answered();
+                    }
+                    return Ok(response);
+                }
                 Tried::DecideAgain => tokio::task::yield_now().await,
                 Tried::Unreached(cell) if shard.is_some() => self.shared.health.suspect(&cell),
                 Tried::Unreached(cell) => unreachable.push(cell),

@@ -16,7 +16,9 @@ const ACCEPTED: u8 = b'Y';
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Use {
-    /// The standby's receiver.
+    /// The standby's receiver. Both ends of such a link foresee the same questions (`turn`); an
+    /// agent that foresees others must not answer, so its name changes with them.
+    #[serde(rename = "stream-2")]
     Stream,
     /// A rewind or a clone.
     Copy,

@@ -18,6 +18,7 @@ use atoll_pgwire::{FrameError, Limits, Peer, decode, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -34,6 +35,10 @@ const START: &[u8] = b"START_REPLICATION";
 
 /// The bytes of a frame's tag and length.
 const HEADER: usize = 5;
+
+/// PostgreSQL answers its neighbour within this, or the link ends: as long as a receiver waits for
+/// its sender.
+const ASK_LIMIT: Duration = Duration::from_secs(4);
 
 /// Answers of one turn at most: the stream's end, the history, the identity.
 const ANSWERS: usize = 3;
@@ -145,6 +150,7 @@ where
     S: AsyncWrite + Unpin,
     W: AsyncWrite + Unpin,
 {
+    // Nothing is asked of the receiver in it: local connections are trusted.
     let greeting = Answer::read_any(&mut from_postgres, &mut BytesMut::new()).await?;
     consent.given().await;
     {
@@ -154,6 +160,8 @@ where
             return to_standby.flush().await;
         }
         let ahead = ask_ahead(&mut from_postgres, &mut to.socket, Turn::Begin).await?;
+        // Our member may have been told to promote meanwhile, and these answers tell of it.
+        consent.given().await;
         to_standby.write_all(&ahead).await?;
     }
     let (mut piece, mut ends) = (vec![0; PIECE_BYTES], Ends::default());
@@ -173,6 +181,7 @@ where
         to.ended = true;
         to_standby.write_all(&piece[..length]).await?;
         let ahead = ask_ahead(&mut from_postgres, &mut to.socket, Turn::End).await?;
+        consent.given().await;
         to_standby.write_all(&ahead).await?;
     }
 }
@@ -187,21 +196,25 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut input = BytesMut::new();
-    match turn {
-        Turn::Begin => to_postgres.write_all(&query(IDENTIFY)).await?,
-        Turn::End => to_postgres.write_all(&COPY_DONE_FRAME).await?,
-    }
-    let first = Answer::read(from_postgres, &mut input).await?;
-    let questions = turn.questions_behind(&first);
-    let mut all = first.frames;
-    for question in questions {
-        to_postgres.write_all(&query(&question)).await?;
-        let answer = Answer::read(from_postgres, &mut input).await?;
-        all.extend_from_slice(&answer.frames);
-    }
-    debug!(?turn, bytes = all.len(), "asked ahead");
-    Ok(all)
+    let asked = async {
+        let mut input = BytesMut::new();
+        match turn {
+            Turn::Begin => to_postgres.write_all(&query(IDENTIFY)).await?,
+            Turn::End => to_postgres.write_all(&COPY_DONE_FRAME).await?,
+        }
+        let first = Answer::read(from_postgres, &mut input).await?;
+        let questions = turn.questions_behind(&first);
+        let mut all = first.frames;
+        for question in questions {
+            to_postgres.write_all(&query(&question)).await?;
+            let answer = Answer::read(from_postgres, &mut input).await?;
+            all.extend_from_slice(&answer.frames);
+        }
+        debug!(?turn, bytes = all.len(), "asked ahead");
+        Ok(all)
+    };
+    // What the receiver does meanwhile, closing too, is not looked at.
+    timeout(ASK_LIMIT, asked).await?
 }
 
 fn query(text: &str) -> BytesMut {
