@@ -277,8 +277,13 @@ async fn two_suspect_cities_freeze_owner_changes_until_a_person_thaws_them() {
         guard::load(control.store.as_ref()).await.unwrap().0.frozen,
         None
     );
+    let mut told = control.guard.subscribe();
     for _ in 0..3 {
         follow(0).await;
+    }
+    // What the store wrote without saying so is seen when its watch tells.
+    while guard::seen(control).frozen.is_none() {
+        told.changed().await.unwrap();
     }
     let frozen = guard::seen(control).frozen.unwrap();
     assert_eq!(frozen, "detection: frozen: a, b are suspect at once");
