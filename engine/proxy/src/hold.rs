@@ -1,17 +1,16 @@
 //! Where requests wait: one queue for each opaque key, within limits, oldest first.
 //!
 //! The queue does not know why a key is closed: whoever drives it (`run`) says which keys are open,
-//! from a table, a state machine or a test. What opens is let go on one ramp for the process.
+//! from a table, a state machine or a test. What opens is let go in growing batches, so that a
+//! new owner is not met by all at once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-
-use crate::ramp::{Ramp, Released};
 
 /// Limits of a gate, by name.
 #[derive(Debug, Clone, Copy)]
@@ -26,10 +25,10 @@ pub struct HoldLimits {
     pub requests: usize,
     /// Bytes that they occupy.
     pub bytes: usize,
-    /// Requests of all keys that are under way at once when some open; more as they are answered.
+    /// Requests of all keys that go at once when some open.
     pub release_first: usize,
-    /// Where nobody who was let go is answered for so long, as many more go.
-    pub release_patience: Duration,
+    /// Time between two batches; each is twice as large as the one before.
+    pub release_every: Duration,
 }
 
 impl Default for HoldLimits {
@@ -40,8 +39,8 @@ impl Default for HoldLimits {
             time: Duration::from_secs(10),
             requests: 20_000,
             bytes: 128 << 20,
-            release_first: 10,
-            release_patience: Duration::from_millis(250),
+            release_first: 16,
+            release_every: Duration::from_millis(20),
         }
     }
 }
@@ -83,8 +82,7 @@ pub struct Hold {
     limits: HoldLimits,
     queues: Mutex<Queues>,
     waiting: AtomicUsize,
-    ramp: Arc<Ramp>,
-    wake: Arc<Notify>,
+    wake: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +90,8 @@ struct Queues {
     keys: BTreeMap<u64, Queue>,
     bytes: usize,
     tickets: u64,
+    /// How many go in the next batch; 0 where the last one was all.
+    batch: usize,
     ending: bool,
 }
 
@@ -104,7 +104,7 @@ struct Queue {
 #[derive(Debug)]
 struct Waiter {
     bytes: usize,
-    go: oneshot::Sender<Result<Released, HoldRefused>>,
+    go: oneshot::Sender<Result<(), HoldRefused>>,
 }
 
 /// Leaves the queue with the request that it belongs to.
@@ -126,13 +126,11 @@ impl Drop for Place<'_> {
 impl Hold {
     /// An empty gate.
     pub fn new(limits: HoldLimits) -> Self {
-        let wake = Arc::new(Notify::new());
         Self {
             limits,
             queues: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            ramp: Ramp::new(limits.release_first, Arc::clone(&wake)),
-            wake,
+            wake: Notify::new(),
         }
     }
 
@@ -166,14 +164,8 @@ impl Hold {
         }
     }
 
-    /// Waits until the key is let go; what is returned is kept until the request is answered, and
-    /// told so, or has to wait again. Dropping the future leaves the queue.
-    pub async fn wait(
-        &self,
-        key: u64,
-        ticket: Ticket,
-        bytes: usize,
-    ) -> Result<Released, HoldRefused> {
+    /// Waits until the key is let go. Dropping the future leaves the queue.
+    pub async fn wait(&self, key: u64, ticket: Ticket, bytes: usize) -> Result<(), HoldRefused> {
         let (go, gone) = oneshot::channel();
         self.enter(key, ticket.number, Waiter { bytes, go })?;
         let _place = Place {
@@ -197,18 +189,10 @@ impl Hold {
     /// Lets go what is open, for ever. Run by one task of the process.
     pub async fn run(&self, is_open: impl Fn(u64) -> bool) {
         loop {
-            let woken = self.wake.notified();
-            if !self.release(&is_open) {
-                woken.await;
-                continue;
-            }
-            // Whoever comes wakes us too: the clock alone says when patience is lost.
-            let patient_until = self.ramp.moved() + self.limits.release_patience;
-            if Instant::now() < patient_until {
-                // Either way it is looked again.
-                let _woken = tokio::time::timeout_at(patient_until, woken).await;
+            if self.release(&is_open) {
+                tokio::time::sleep(self.limits.release_every).await;
             } else {
-                self.ramp.lost_patience();
+                self.wake.notified().await;
             }
         }
     }
@@ -254,27 +238,28 @@ impl Hold {
         Ok(())
     }
 
-    /// Lets go as many as the ramp has room for of what waits for open keys, the oldest first;
-    /// whether more of it waits. Many keys open at once when a city was lost: the ramp is one for
-    /// all.
+    /// One batch of what waits for open keys, the oldest first; whether more of it waits. Many keys
+    /// open at once when a city was lost, and those who did not wait share the machine with those
+    /// who did: so the ramp is one for all.
     fn release(&self, is_open: &impl Fn(u64) -> bool) -> bool {
         let mut queues = self.lock();
-        let mut open: Vec<u64> = queues.keys.keys().copied().collect();
-        open.retain(|key| is_open(*key));
-        if open.is_empty() {
-            self.ramp.ended();
-        }
-        for _ in 0..self.ramp.free() {
-            let Some((key, number)) = queues.oldest(&open) else {
-                return false;
-            };
+        let size = queues.batch.max(self.limits.release_first).max(1);
+        let open = queues.keys.iter().filter(|(key, _)| is_open(**key));
+        let mut ready: Vec<(u64, u64)> = open
+            .flat_map(|(key, queue)| queue.waiting.keys().map(|number| (*number, *key)))
+            .collect();
+        ready.sort_unstable();
+        let more = ready.len() > size;
+        queues.batch = if more { size.saturating_mul(2) } else { 0 };
+        ready.truncate(size);
+        for (number, key) in ready {
             if let Some(waiter) = queues.remove(key, number) {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 // A client that has just gone needs no place.
-                let _gone = waiter.go.send(Ok(self.ramp.let_go()));
+                let _gone = waiter.go.send(Ok(()));
             }
         }
-        queues.oldest(&open).is_some()
+        more
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
@@ -283,15 +268,6 @@ impl Hold {
 }
 
 impl Queues {
-    /// Whoever waits longest for one of these keys: key and number.
-    fn oldest(&self, keys: &[u64]) -> Option<(u64, u64)> {
-        let waiting = keys.iter().filter_map(|key| {
-            let (number, _) = self.keys.get(key)?.waiting.first_key_value()?;
-            Some((*key, *number))
-        });
-        waiting.min_by_key(|(_, number)| *number)
-    }
-
     fn remove(&mut self, key: u64, number: u64) -> Option<Waiter> {
         let queue = self.keys.get_mut(&key)?;
         let waiter = queue.waiting.remove(&number)?;
@@ -318,7 +294,7 @@ mod tests {
         requests: 50,
         bytes: 1_500,
         release_first: 2,
-        release_patience: Duration::from_millis(5),
+        release_every: Duration::from_millis(5),
     };
 
     /// Runs until everything that is ready has run.
@@ -329,8 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_is_let_go_oldest_first_as_those_before_are_answered() {
-        const ANSWER: Duration = Duration::from_millis(3);
+    async fn what_waits_is_let_go_oldest_first_and_in_growing_batches() {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
@@ -342,30 +317,27 @@ mod tests {
                     let (hold, order) = (Rc::clone(&hold), Rc::clone(&order));
                     let ticket = hold.ticket();
                     tokio::task::spawn_local(async move {
-                        let released = hold.wait(n % 5, ticket, 10).await.unwrap();
+                        hold.wait(7, ticket, 10).await.unwrap();
                         order.borrow_mut().push(n);
-                        tokio::time::sleep(ANSWER).await;
-                        released.answered();
                     });
                 }
-                let gone = || order.borrow().len();
                 settle().await;
-                assert_eq!((hold.waiting(), gone()), (20, 0));
+                assert_eq!((hold.waiting(), order.borrow().len()), (20, 0));
                 open.set(true);
                 hold.poke();
                 settle().await;
-                assert_eq!(gone(), 2, "many keys share one ramp");
-                assert!(hold.has_queue(4), "a newcomer goes behind those that wait");
-                tokio::time::sleep(ANSWER).await;
+                assert_eq!(order.borrow().len(), 2);
+                assert!(hold.has_queue(7), "a newcomer goes behind those that wait");
+                tokio::time::sleep(LIMITS.release_every).await;
                 settle().await;
-                assert_eq!(gone(), 6);
+                assert_eq!(order.borrow().len(), 6);
                 open.set(false);
-                tokio::time::sleep(ANSWER * 2).await;
+                tokio::time::sleep(LIMITS.release_every).await;
                 settle().await;
-                assert_eq!(gone(), 6, "closed again in the middle");
+                assert_eq!(order.borrow().len(), 6, "closed again in the middle");
                 open.set(true);
                 hold.poke();
-                tokio::time::sleep(ANSWER * 10).await;
+                tokio::time::sleep(LIMITS.release_every * 10).await;
                 settle().await;
                 assert_eq!(*order.borrow(), (0..20).collect::<Vec<_>>());
                 assert_eq!((hold.waiting(), hold.lock().bytes), (0, 0));
@@ -374,63 +346,61 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_wait_go_on_also_where_nobody_before_them_is_answered() {
+    async fn many_keys_that_open_at_once_share_one_ramp_and_the_oldest_go_first() {
         let hold = Hold::new(LIMITS);
-        let waits = (0..6).map(|n| hold.wait(n, hold.ticket(), 1));
-        let all = futures::future::join_all(waits);
-        // More often than patience lasts.
-        let others = async {
-            loop {
-                tokio::time::sleep(LIMITS.release_patience / 5).await;
-                hold.poke();
-            }
-        };
-        let begun = Instant::now();
-        tokio::select! {
-            released = all => assert!(released.iter().all(Result::is_ok)),
-            () = hold.run(|_| true) => {}
-            () = others => {}
+        let mut waits = Vec::new();
+        for n in 0..10 {
+            let mut wait = Box::pin(hold.wait(n % 5, hold.ticket(), 1));
+            assert_eq!(futures::FutureExt::now_or_never(&mut wait), None);
+            waits.push(wait);
         }
-        assert_eq!(begun.elapsed(), LIMITS.release_patience * 2);
+        let mut gone = 0;
+        for (batch, more) in [(2, true), (4, true), (4, false)] {
+            assert_eq!(hold.release(&|_| true), more);
+            for wait in &mut waits[gone..gone + batch] {
+                assert_eq!(futures::FutureExt::now_or_never(wait), Some(Ok(())));
+            }
+            gone += batch;
+            assert_eq!(hold.waiting(), 10 - gone);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_limit_refuses_by_its_name_and_the_gone_leave() {
         let hold = Hold::new(LIMITS);
         let ticket = hold.ticket();
-        let refused = |waited: Option<Result<Released, HoldRefused>>| waited.and_then(Result::err);
-        let waited = hold.wait(1, ticket, 1_001).await;
-        assert_eq!(waited.err(), Some(HoldRefused::KeyFull));
+        assert_eq!(hold.wait(1, ticket, 1_001).await, Err(HoldRefused::KeyFull));
         let begun = Instant::now();
-        let waited = hold.wait(1, ticket, 0).await;
-        assert_eq!(waited.err(), Some(HoldRefused::TooLong));
+        assert_eq!(hold.wait(1, ticket, 0).await, Err(HoldRefused::TooLong));
         assert_eq!(begun.elapsed(), LIMITS.time);
         let mut waits = Vec::new();
         let mut enter = |key, bytes| {
             let mut wait = Box::pin(hold.wait(key, hold.ticket(), bytes));
             let polled = futures::FutureExt::now_or_never(&mut wait);
             waits.push(wait);
-            refused(polled)
+            polled
         };
         assert_eq!(enter(1, 900), None);
-        assert_eq!(enter(2, 601), Some(HoldRefused::Full));
+        assert_eq!(enter(2, 601), Some(Err(HoldRefused::Full)));
         for _ in 0..39 {
             assert_eq!(enter(1, 0), None);
         }
-        assert_eq!(enter(1, 0), Some(HoldRefused::KeyFull));
+        assert_eq!(enter(1, 0), Some(Err(HoldRefused::KeyFull)));
         for _ in 0..10 {
             assert_eq!(enter(2, 0), None);
         }
-        assert_eq!(enter(3, 0), Some(HoldRefused::Full));
+        assert_eq!(enter(3, 0), Some(Err(HoldRefused::Full)));
         assert_eq!(hold.queues(), [(1, 40), (2, 10)]);
         waits.clear();
         assert_eq!((hold.waiting(), hold.queues()), (0, vec![]));
         assert_eq!(hold.lock().bytes, 0);
         let mut last = Box::pin(hold.wait(1, hold.ticket(), 1));
-        assert!(futures::FutureExt::now_or_never(&mut last).is_none());
+        assert_eq!(futures::FutureExt::now_or_never(&mut last), None);
         hold.end();
-        assert_eq!(last.await.err(), Some(HoldRefused::Ending));
-        let late = hold.wait(1, hold.ticket(), 1).await;
-        assert_eq!(late.err(), Some(HoldRefused::Ending));
+        assert_eq!(last.await, Err(HoldRefused::Ending));
+        assert_eq!(
+            hold.wait(1, hold.ticket(), 1).await,
+            Err(HoldRefused::Ending)
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use atoll_proxy::{Answer, Hold, Kept, Pool, Released, Service, Ticket};
+use atoll_proxy::{Answer, Hold, Kept, Pool, Service, Ticket};
 use atoll_routing::TableVersion;
 use atoll_runtime::Runtime;
 use atoll_topology::{CellId, ShardId};
@@ -119,15 +119,14 @@ impl Flow {
         Record::begin(Rc::clone(&self.recorder), from, request, trace, now)
     }
 
-    /// Waits at the gate; the ticket keeps the place when the wait has to be repeated. What is
-    /// returned is kept until there is an answer.
+    /// Waits at the gate; the ticket keeps the place when the wait has to be repeated.
     pub(crate) async fn wait(
         &self,
         shard: ShardId,
         ticket: &mut Option<Ticket>,
         body: &Kept,
         record: &mut Record,
-    ) -> Result<Released, Problem> {
+    ) -> Result<(), Problem> {
         let shared = &self.shared;
         let ticket = *ticket.get_or_insert_with(|| shared.hold.ticket());
         let begun = Instant::now();
@@ -137,7 +136,7 @@ impl Flow {
             line.held += begun.elapsed();
         }
         let end = match waited {
-            Ok(_) => "released",
+            Ok(()) => "released",
             Err(atoll_proxy::HoldRefused::TooLong) => "too-long",
             Err(_) => "refused",
         };

@@ -149,12 +149,11 @@ pub struct Hold {
     pub requests: usize,
     /// Bytes that they occupy.
     pub bytes: usize,
-    /// Requests that are under way at once when shards open, the oldest first; each that is answered
-    /// about as quickly as the quickest makes room for two, one that takes longer for little more
-    /// than one.
+    /// Requests that go at once when shards open, the oldest first; each further batch is twice as
+    /// large.
     pub release_first: usize,
-    /// Where nobody who was let go is answered for so long, as many more go.
-    pub release_patience_ms: u64,
+    /// Time between two batches.
+    pub release_every_ms: u64,
 }
 
 impl Default for Hold {
@@ -167,8 +166,7 @@ impl Default for Hold {
             requests: limits.requests,
             bytes: limits.bytes,
             release_first: limits.release_first,
-            release_patience_ms: u64::try_from(limits.release_patience.as_millis())
-                .unwrap_or(u64::MAX),
+            release_every_ms: u64::try_from(limits.release_every.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -268,7 +266,7 @@ impl Config {
             requests: hold.requests,
             bytes: hold.bytes,
             release_first: hold.release_first,
-            release_patience: Duration::from_millis(hold.release_patience_ms),
+            release_every: Duration::from_millis(hold.release_every_ms),
         }
     }
 }

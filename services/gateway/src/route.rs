@@ -43,7 +43,6 @@ impl Flow {
         record: &mut Record,
     ) -> Result<Response<Answer>, Problem> {
         let mut ticket = None;
-        let mut released = None;
         let mut caught_up = false;
         let mut unreachable = Vec::new();
         loop {
@@ -56,14 +55,15 @@ impl Flow {
             let shard = decision.shard().filter(|_| target != Target::NotOurs);
             if let Some(shard) = shard {
                 let closed = self.shared.gates.closed(shard);
-                let behind = ticket.is_none() && self.shared.hold.has_queue(shard.0.into());
+                let canary = *origin == Origin::Canary;
+                // A canary asks whether the owner answers, not how many wait for their turn.
+                let behind =
+                    !canary && ticket.is_none() && self.shared.hold.has_queue(shard.0.into());
                 if closed || behind {
-                    if *origin == Origin::Canary {
+                    if canary {
                         return Err(Problem::Unreachable);
                     }
-                    // Whoever waits again is no longer under way.
-                    drop(released.take());
-                    released = Some(self.wait(shard, &mut ticket, body, record).await?);
+                    self.wait(shard, &mut ticket, body, record).await?;
                     continue;
                 }
             }
@@ -84,12 +84,7 @@ impl Flow {
                 }
             };
             match tried {
-                Tried::Answered(response) => {
-                    if let Some(released) = released {
-                        released.answered();
-                    }
-                    return Ok(response);
-                }
+                Tried::Answered(response) => return Ok(response),
                 Tried::DecideAgain => tokio::task::yield_now().await,
                 Tried::Unreached(cell) if shard.is_some() => self.shared.health.suspect(&cell),
                 Tried::Unreached(cell) => unreachable.push(cell),

@@ -178,7 +178,7 @@ async fn held_requests_are_released_only_when_the_owner_is_open_and_oldest_first
     let options = || Options {
         hold: Hold {
             release_first: 1,
-            release_patience_ms: 20,
+            release_every_ms: 20,
             ..Hold::default()
         },
         ..Options::default()
