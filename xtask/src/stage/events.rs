@@ -17,8 +17,6 @@ const AFTER: Duration = Duration::from_secs(5);
 const WATCHED: Duration = Duration::from_secs(10);
 /// How long anything that is waited for may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often an order is given, where it is called off.
-const ORDERS: usize = 3;
 /// How often control is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -28,9 +26,15 @@ pub(crate) async fn switchover(
     cell: &str,
     to: &str,
 ) -> Result<(Event, Vec<Execution>)> {
-    let text = format!("{cell} moves to {to}, as planned");
-    let ordered = order(stage, "switchover", &text, &["cell", cell, "--to", to]).await?;
-    ordered.event(stage, "switchover").await
+    let cells = owned(&stage.ask().status().await?, |name, _| name == cell)?;
+    let plan = stage.ask().plan(&["cell", cell, "--to", to]).await?;
+    let hash = plan.status.context("the plan came back empty")?.hash;
+    stage.mark("switchover", &format!("{cell} moves to {to}, as planned"))?;
+    let at = stage.now_ms();
+    let name = format!("switchover-{at}");
+    let executions = vec![stage.ask().run(&hash, &name).await?];
+    let event = event(stage, "switchover", at, cells, &executions).await?;
+    Ok((event, executions))
 }
 
 /// A primary's PostgreSQL is killed, with all its children.
@@ -126,63 +130,23 @@ pub(crate) async fn come_back(stage: &mut Stage, lost: &str) -> Result<()> {
 
 /// Everything goes back to where the topology prefers it, on an order.
 pub(crate) async fn failback(stage: &mut Stage) -> Result<(Event, Vec<Execution>)> {
-    let text = "everything goes back to where it belongs";
-    let ordered = order(stage, "failback", text, &["failback"]).await?;
-    ordered.event(stage, "failback").await
-}
-
-/// An order that was carried out.
-struct Ordered {
-    at: u64,
-    /// What the cells owned before of what the plan moves.
-    cells: BTreeMap<String, BTreeSet<u16>>,
-    /// One for each time that it was given; the last one is what counts.
-    executions: Vec<Execution>,
-}
-
-impl Ordered {
-    async fn event(self, stage: &Stage, name: &str) -> Result<(Event, Vec<Execution>)> {
-        let last = self.executions.last().map(std::slice::from_ref);
-        let event = event(stage, name, self.at, self.cells, last.unwrap_or_default()).await?;
-        Ok((event, self.executions))
+    let plan = stage.ask().plan(&["failback"]).await?;
+    let plan = plan.status.context("the plan came back empty")?;
+    let mut moving: BTreeSet<u16> = BTreeSet::new();
+    for group in &plan.made_for {
+        moving.extend(shards(&group.shards)?);
     }
-}
-
-/// Plans and runs; what is called off (on a machine that stands still for seconds, say) changed
-/// nothing, and is ordered again once the world is whole.
-async fn order(stage: &mut Stage, name: &str, text: &str, wanted: &[&str]) -> Result<Ordered> {
-    let mut executions = Vec::new();
-    loop {
-        let mut cells = owned(&stage.ask().status().await?, |_, _| true)?;
-        let plan = stage.ask().plan(wanted).await?;
-        let plan = plan.status.context("the plan came back empty")?;
-        let mut moving: BTreeSet<u16> = BTreeSet::new();
-        for group in &plan.made_for {
-            moving.extend(shards(&group.shards)?);
-        }
-        cells
-            .values_mut()
-            .for_each(|owned| owned.retain(|shard| moving.contains(shard)));
-        cells.retain(|_, owned| !owned.is_empty());
-        stage.mark(name, text)?;
-        let at = stage.now_ms();
-        let execution = stage.ask().run(&plan.hash, &format!("{name}-{at}")).await?;
-        let phase = execution.status.as_ref().map(|status| status.phase);
-        let ended = execution.status.as_ref().map(|status| &status.message);
-        let called_off = matches!(phase, Some(Phase::Failed | Phase::Aborted));
-        if called_off && executions.len() + 1 < ORDERS {
-            println!("  {name} {phase:?}: {}; once more", ended.map_or("", |m| m));
-            executions.push(execution);
-            until(stage, "the world is whole again", complete).await?;
-            continue;
-        }
-        executions.push(execution);
-        return Ok(Ordered {
-            at,
-            cells,
-            executions,
-        });
-    }
+    let mut cells = owned(&stage.ask().status().await?, |_, _| true)?;
+    cells
+        .values_mut()
+        .for_each(|owned| owned.retain(|shard| moving.contains(shard)));
+    cells.retain(|_, owned| !owned.is_empty());
+    stage.mark("failback", "everything goes back to where it belongs")?;
+    let at = stage.now_ms();
+    let name = format!("failback-{at}");
+    let executions = vec![stage.ask().run(&plan.hash, &name).await?];
+    let event = event(stage, "failback", at, cells, &executions).await?;
+    Ok((event, executions))
 }
 
 /// `0-24,30` as numbers.
@@ -272,11 +236,8 @@ async fn event(
         let Some(status) = &execution.status else {
             continue;
         };
-        if execution.spec.automatic && matches!(status.phase, Phase::Aborted | Phase::Failed) {
-            // Overtaken by another verdict, or made good by the next one: that the world is whole
-            // was waited for.
-            let name = &execution.metadata.name;
-            println!("  {name} {:?}: {}", status.phase, status.message);
+        if execution.spec.automatic && status.phase == Phase::Aborted {
+            // Overtaken by another verdict; whether the world is whole was waited for.
             continue;
         }
         ensure!(

@@ -144,6 +144,14 @@ async fn ends(server: &mut Party) {
     server.says(&answer("system")).await;
 }
 
+/// A question that nobody foresaw is asked and answered over the link.
+async fn passes(receiver: &mut Party, server: &mut Party, question: &str) {
+    receiver.says(&query(question)).await;
+    server.hears(&query(question)).await;
+    server.says(&answer("told")).await;
+    receiver.hears(&answer("told")).await;
+}
+
 /// From the request for the new stream on, everything passes as ever.
 async fn starts(receiver: &mut Party, server: &mut Party) {
     let start = query("START_REPLICATION 0/F00000 TIMELINE 3");
@@ -186,10 +194,7 @@ async fn what_was_not_foreseen_is_asked_over_the_link() {
     receiver.says(&COPY_DONE_FRAME).await;
     receiver.hears(&answer("3")).await;
     for question in ["TIMELINE_HISTORY 2", "SHOW wal_segment_size"] {
-        receiver.says(&query(question)).await;
-        server.hears(&query(question)).await;
-        server.says(&answer("told")).await;
-        receiver.hears(&answer("told")).await;
+        passes(&mut receiver, &mut server, question).await;
     }
     // The history is at hand already, from somebody else.
     receiver.says(&query("IDENTIFY_SYSTEM")).await;
@@ -210,10 +215,7 @@ async fn what_a_receiver_asks_at_first_was_asked_before_it_asks() {
         receiver.says(&query(IDENTIFY)).await;
         receiver.hears(&identity(timeline)).await;
         // Of the histories, one that is older and was not foreseen.
-        receiver.says(&query("TIMELINE_HISTORY 2")).await;
-        server.hears(&query("TIMELINE_HISTORY 2")).await;
-        server.says(&answer("2.history")).await;
-        receiver.hears(&answer("2.history")).await;
+        passes(&mut receiver, &mut server, "TIMELINE_HISTORY 2").await;
         if timeline == "3" {
             receiver.says(&query("TIMELINE_HISTORY 3")).await;
             receiver.hears(&answer("TIMELINE_HISTORY 3")).await;
