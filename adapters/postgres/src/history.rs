@@ -3,6 +3,12 @@
 //! A promotion takes the first timeline id that has no history file. With a placeholder for every
 //! id up to the term's predecessor, the new timeline's id is the term. Two promotions from one
 //! timeline would otherwise get the same id, and pg_rewind would then see no difference.
+//!
+//! PostgreSQL looks for a timeline by counting up until a file is missing: the newest one, when a
+//! standby starts, and each one up to its upstream's, when a standby links. So below the newest
+//! real timeline no id may be without a file: a log that goes on behind a gap is not read at all,
+//! rows that were acknowledged included, and whoever asks for the gap's file is refused for ever.
+//! Beyond it no placeholder may stay: nobody wrote that timeline.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,14 +55,13 @@ fn files(wal: &Path) -> Result<Vec<(u32, PathBuf)>, Error> {
     Ok(found)
 }
 
-/// The history files that PostgreSQL wrote or fetched, placeholders apart.
+/// The timelines that files of PostgreSQL tell of, with the ancestors that each one names.
 pub fn read_timelines(layout: &Layout) -> Result<Timelines, Error> {
     let mut timelines = Timelines::new();
     for (id, path) in files(&layout.wal())? {
-        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        if let Some(fork) = last_fork(&text) {
-            timelines.insert(id, fork);
-        }
+        let forks = forks(&read(&path)?);
+        let children = forks.iter().skip(1).map(|fork| fork.parent).chain([id]);
+        timelines.extend(children.zip(forks.iter().copied()));
     }
     Ok(timelines)
 }
@@ -74,16 +79,21 @@ pub fn left_at(timelines: &Timelines, from: u32, on: u32) -> Option<Lsn> {
     Some(left.at)
 }
 
-/// The last entry: `parent <tab> switch point <tab> reason`.
-fn last_fork(text: &str) -> Option<Fork> {
-    let line = text
-        .lines()
-        .rfind(|line| !line.starts_with('#') && !line.trim().is_empty())?;
-    let mut words = line.split_whitespace();
-    Some(Fork {
-        parent: words.next()?.parse().ok()?,
-        at: words.next()?.parse().ok()?,
-    })
+/// A file's entries, oldest ancestor first: `parent <tab> switch point <tab> reason`. A placeholder,
+/// or what a crash left of one, has none.
+fn forks(text: &str) -> Vec<Fork> {
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(Fork {
+            parent: words.next()?.parse().ok()?,
+            at: words.next()?.parse().ok()?,
+        })
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(Error::file("read", path))
 }
 
 /// Makes sure that every id from 2 to `term − 1` has a history file, so that a promotion now
@@ -91,36 +101,80 @@ fn last_fork(text: &str) -> Option<Fork> {
 /// a promotion.
 pub fn placeholders(layout: &Layout, account: Option<Account>, term: u32) -> Result<(), Error> {
     let wal = layout.wal();
-    let present: Vec<u32> = files(&wal)?.into_iter().map(|(id, _)| id).collect();
+    let found = files(&wal)?;
+    let present: Vec<u32> = found.iter().map(|(id, _)| *id).collect();
+    let newest = match newest(found)? {
+        Some((_, path)) => read(&path)?,
+        None => String::new(),
+    };
     for id in (2..term).filter(|id| !present.contains(id)) {
-        let path = path(&wal, id);
-        let mut file = fs::File::create(&path).map_err(Error::file("create", &path))?;
-        writeln!(file, "{MARK}").map_err(Error::file("write", &path))?;
-        if let Some(account) = account {
-            account.give(&path)?;
-        }
+        let text = as_ancestor(&newest, id).unwrap_or_else(|| format!("{MARK}\n"));
+        write(&wal, id, &text, account)?;
     }
     Ok(())
 }
 
-/// Deletes our placeholders, before the member starts as a standby: a standby that looks for the
-/// newest timeline must not find one that nobody wrote.
-pub fn forget_placeholders(layout: &Layout) -> Result<(), Error> {
-    for (_, path) in files(&layout.wal())? {
-        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        if text.starts_with(MARK) {
-            fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+/// The newest timeline that somebody wrote.
+fn newest(found: Vec<(u32, PathBuf)>) -> Result<Option<(u32, PathBuf)>, Error> {
+    let mut newest = None;
+    for (id, path) in found {
+        if newest.as_ref().is_none_or(|(newest, _)| id > *newest)
+            && !forks(&read(&path)?).is_empty()
+        {
+            newest = Some((id, path));
         }
     }
-    Ok(())
+    Ok(newest)
+}
+
+/// The file of `ancestor`, as a descendant's file tells it: all entries before the one that leaves it.
+/// A clone brings its own timeline's file only.
+fn as_ancestor(descendant: &str, ancestor: u32) -> Option<String> {
+    let lines: Vec<&str> = descendant.lines().collect();
+    let leaves = |line: &&str| {
+        forks(line)
+            .first()
+            .is_some_and(|fork| fork.parent == ancestor)
+    };
+    let before = lines.iter().position(leaves)?;
+    let text: String = lines[..before]
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    (!forks(&text).is_empty()).then_some(text)
+}
+
+/// A crash leaves the whole file or none: PostgreSQL, too, would count an empty one.
+fn write(wal: &Path, id: u32, text: &str, account: Option<Account>) -> Result<(), Error> {
+    let whole = path(wal, id);
+    let part = whole.with_extension("placeholder");
+    let mut file = fs::File::create(&part).map_err(Error::file("create", &part))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(Error::file("write", &part))?;
+    if let Some(account) = account {
+        account.give(&part)?;
+    }
+    fs::rename(&part, &whole).map_err(Error::file("rename", &part))
+}
+
+/// Brings the files in order before the member starts as a standby: none that says nothing beyond the
+/// newest real timeline, for a standby would take it for one that somebody wrote; no gap below it.
+pub fn settle_histories(layout: &Layout, account: Option<Account>) -> Result<(), Error> {
+    let wal = layout.wal();
+    let newest = newest(files(&wal)?)?.map_or(1, |(id, _)| id);
+    for (_, path) in files(&wal)?.into_iter().filter(|(id, _)| *id > newest) {
+        fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+    }
+    placeholders(layout, account, newest)
 }
 
 /// Deletes what PostgreSQL fetched about timelines beyond `timeline` that a log which ends at
 /// `end` has not reached.
 pub fn forget_unreached(layout: &Layout, timeline: u32, end: Lsn) -> Result<(), Error> {
     for (id, path) in files(&layout.wal())? {
-        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        if id > timeline && last_fork(&text).is_some_and(|fork| fork.at > end) {
+        let unreached = |fork: &Fork| fork.at > end;
+        if id > timeline && forks(&read(&path)?).last().is_some_and(unreached) {
             fs::remove_file(&path).map_err(Error::file("remove", &path))?;
         }
     }
@@ -132,11 +186,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fork_is_the_last_entry_and_a_placeholder_has_none() {
+    fn a_file_names_all_ancestors_and_a_placeholder_none() {
         let text = "1\t0/15D5F78\tno recovery target specified\n\n2\t0/2000060\tno recovery\n";
-        let fork = last_fork(text).unwrap();
-        assert_eq!((fork.parent, fork.at), (2, Lsn(0x0200_0060)));
-        assert_eq!(last_fork(MARK), None);
+        let forks = forks(text).into_iter().map(|fork| (fork.parent, fork.at));
+        assert!(forks.eq([(1, Lsn(0x015D_5F78)), (2, Lsn(0x0200_0060))]));
+        assert_eq!(super::forks(MARK), []);
     }
 
     #[test]
@@ -152,28 +206,60 @@ mod tests {
         assert_eq!(left_at(&timelines, 2, 4), None);
     }
 
-    #[test]
-    fn placeholders_fill_the_gap_and_leave_real_files() {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::prepare(root.path(), None).unwrap();
-        fs::create_dir_all(layout.wal()).unwrap();
-        fs::write(path(&layout.wal(), 3), "2\t0/30\tx\n").unwrap();
-        placeholders(&layout, None, 6).unwrap();
-        let mut ids: Vec<u32> = files(&layout.wal())
-            .unwrap()
-            .into_iter()
-            .map(|f| f.0)
-            .collect();
-        ids.sort_unstable();
-        assert_eq!(ids, [2, 3, 4, 5]);
-        assert_eq!(
-            read_timelines(&layout)
+    struct Wal {
+        layout: Layout,
+        _root: tempfile::TempDir,
+    }
+
+    impl Wal {
+        fn with(files: &[(u32, &str)]) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let layout = Layout::prepare(root.path(), None).unwrap();
+            fs::create_dir_all(layout.wal()).unwrap();
+            for (id, text) in files {
+                fs::write(path(&layout.wal(), *id), text).unwrap();
+            }
+            Self {
+                layout,
+                _root: root,
+            }
+        }
+
+        fn ids(&self) -> Vec<u32> {
+            let mut ids: Vec<u32> = files(&self.layout.wal())
                 .unwrap()
-                .into_keys()
-                .collect::<Vec<_>>(),
-            [3]
-        );
-        forget_placeholders(&layout).unwrap();
-        assert_eq!(files(&layout.wal()).unwrap().len(), 1);
+                .into_iter()
+                .map(|f| f.0)
+                .collect();
+            ids.sort_unstable();
+            ids
+        }
+    }
+
+    #[test]
+    fn before_a_promotion_no_id_is_free_and_beyond_the_newest_real_one_none_stays() {
+        let wal = Wal::with(&[(3, "1\t0/30\tx\n")]);
+        placeholders(&wal.layout, None, 6).unwrap();
+        assert_eq!(wal.ids(), [2, 3, 4, 5]);
+        let real: Vec<u32> = read_timelines(&wal.layout).unwrap().into_keys().collect();
+        assert_eq!(real, [3]);
+        // What a crash left of a file is not one either.
+        fs::write(path(&wal.layout.wal(), 6), "").unwrap();
+        settle_histories(&wal.layout, None).unwrap();
+        assert_eq!(wal.ids(), [2, 3]);
+    }
+
+    #[test]
+    fn a_clone_has_no_gap_below_its_timeline_and_its_ancestors_are_told_as_they_were() {
+        let seven = "1\t0/30\tx\n\n4\t0/50\tx\n\n5\t0/60\tx\n";
+        let wal = Wal::with(&[(7, seven)]);
+        settle_histories(&wal.layout, None).unwrap();
+        assert_eq!(wal.ids(), [2, 3, 4, 5, 6, 7]);
+        let text = |id| fs::read_to_string(path(&wal.layout.wal(), id)).unwrap();
+        assert_eq!(forks(&text(5)), forks(seven)[..2]);
+        assert_eq!(forks(&text(4)), forks(seven)[..1]);
+        assert_eq!(forks(&text(6)), []);
+        let real: Vec<u32> = read_timelines(&wal.layout).unwrap().into_keys().collect();
+        assert_eq!(real, [4, 5, 7]);
     }
 }

@@ -36,7 +36,7 @@ pub use error::Error;
 pub use exec::exec_main;
 pub use hashes::{TableHash, row_hashes};
 pub use history::{
-    Fork, Timelines, forget_placeholders, forget_unreached, left_at, placeholders, read_timelines,
+    Fork, Timelines, forget_unreached, left_at, placeholders, read_timelines, settle_histories,
 };
 pub use launcher::{Exit, Launch, Launcher, Running};
 pub use layout::{Layout, mode};

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::history::forget_placeholders;
+use crate::history::settle_histories;
 use crate::{Binaries, Error, Exit, Launch, Launcher, Layout, MemberSettings, Running};
 
 /// Its presence makes PostgreSQL start as a standby.
@@ -73,7 +73,7 @@ impl Server {
         if recovery.try_exists().unwrap_or(false) {
             fs::remove_file(&recovery).map_err(Error::file("remove", &recovery))?;
         }
-        forget_placeholders(layout)?;
+        settle_histories(layout, launcher.account())?;
         let mut config = OsString::from("config_file=");
         config.push(layout.settings());
         let args: Vec<OsString> = vec!["-D".into(), layout.data().into(), "-c".into(), config];

@@ -181,6 +181,51 @@ async fn it_starts_as_a_standby_of_an_unprivileged_user_and_its_timeline_is_the_
 }
 
 #[tokio::test]
+async fn a_log_behind_timelines_that_nobody_wrote_is_read_to_its_end_after_a_crash() {
+    let m = member().await;
+    let control = m.options.layout.data().join("global/pg_control");
+    let checkpoint = std::fs::read(&control).unwrap();
+    lead(&m, 5).await;
+    let opening = Opening {
+        row: row(5),
+        moves: vec![],
+        cells: vec![],
+    };
+    open_term(&m.session, &m.options.layout, opening)
+        .await
+        .unwrap();
+    let before = read_line(&m.session, &m.options.layout).await.unwrap();
+    // As a standby that has had no checkpoint since it came to this timeline, or a primary that fell
+    // in its first moments: PostgreSQL has to look for the timeline.
+    m.server.quit(&m.options.layout).await.unwrap();
+    std::fs::write(&control, checkpoint).unwrap();
+    let server = Server::start(&m.options).await.unwrap();
+    let session = server
+        .ready(|| Session::open(&m.runtime, &m.options.layout))
+        .await
+        .unwrap();
+    let after = loop {
+        let after = read_line(&session, &m.options.layout).await.unwrap();
+        // What is left to replay, or where it stops for good.
+        let whole = after.end.position.lsn >= before.end.position.lsn;
+        if whole || !replays(&session).await {
+            break after;
+        }
+    };
+    assert_eq!(after.history, before.history);
+    assert_eq!(after.end.timeline, 5);
+    assert!(after.end.position.lsn >= before.end.position.lsn);
+    server.quit(&m.options.layout).await.unwrap();
+}
+
+/// Whether the startup process has something to read, and does not wait for more.
+async fn replays(session: &Session) -> bool {
+    let sql = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    let waits = session.value("what replay waits for", sql).await.unwrap();
+    !waits.is_some_and(|event| event.starts_with("Recovery"))
+}
+
+#[tokio::test]
 async fn only_the_owner_cell_writes_also_with_a_statement_prepared_before() {
     let m = member().await;
     lead(&m, 2).await;
