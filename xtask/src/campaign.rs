@@ -154,7 +154,10 @@ async fn play(stage: &mut Stage, means: &Means, wanted: &Wanted) -> Result<Findi
     let run = stage.end_load().await?;
     let rows = stage.rows().await?;
     if !rows.equal {
-        findings.anomaly("members of a data group hold different rows".to_owned());
+        findings.anomaly(format!(
+            "members of a data group hold different rows: {}",
+            rows.unequal()
+        ));
     }
     findings.books(&run);
     findings.history(&history);

@@ -99,10 +99,14 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
     match work.await {
         Ok(()) => session.execute("commit the owner change", "COMMIT").await,
         Err(error) => {
-            session
+            let rolled_back = session
                 .execute("roll back the owner change", "ROLLBACK")
-                .await?;
-            Err(error)
+                .await;
+            // What went wrong first is the reason, unless it is one to try again.
+            match rolled_back {
+                Err(lost) if error.sqlstate().is_some() => Err(lost),
+                _ => Err(error),
+            }
         }
     }
 }

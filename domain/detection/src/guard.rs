@@ -174,7 +174,7 @@ impl Guard {
                     second: domain,
                 });
             }
-            let min_ms = limits.automatic_switch_min_interval_ms;
+            let min_ms = min_interval_ms(verdict, limits);
             let overlap = |a: &(ShardId, ShardId)| {
                 shards
                     .iter()
@@ -232,7 +232,8 @@ impl Guard {
     fn trimmed(&self, limits: &Limits, now_ms: u64) -> Self {
         let keep_ms = limits
             .window_ms
-            .max(limits.automatic_switch_min_interval_ms);
+            .max(limits.automatic_switch_min_interval_ms)
+            .max(limits.reporting_switch_min_interval_ms);
         let mut next = Self {
             number: self.number + 1,
             ..self.clone()
@@ -242,5 +243,16 @@ impl Guard {
         next.failovers
             .retain(|past| now_ms.saturating_sub(past.at_ms) < limits.window_ms);
         next
+    }
+}
+
+/// Where a cell that reports is to lose shards, moving them may be what makes the next cell slow: they
+/// are not moved again so soon.
+fn min_interval_ms(verdict: &LostVerdict, limits: &Limits) -> u64 {
+    let always = limits.automatic_switch_min_interval_ms;
+    if verdict.is_silent() {
+        always
+    } else {
+        always.max(limits.reporting_switch_min_interval_ms)
     }
 }

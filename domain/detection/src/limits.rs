@@ -15,8 +15,11 @@ pub struct Limits {
     /// An observer that was away (frozen, cut off, restarted) has no say until it has reported
     /// for so long: what it saw first after that is its own absence.
     pub observer_settle_ms: u64,
-    /// How long signals must stand before a place is lost.
+    /// How long signals must stand before a place that says nothing itself is lost.
     pub signal_hold_ms: u64,
+    /// How long before a cell that reports is: what others see of it may be their own trouble, or a
+    /// load that follows its shards to the next cell.
+    pub reporting_hold_ms: u64,
     /// How long a canary may take; one that fails was sent so long before.
     pub canary_limit_ms: u64,
     /// Errors are counted over the newest stretch of this length.
@@ -35,6 +38,8 @@ pub struct Limits {
     pub group_failovers_per_window: u32,
     /// No second automatic owner change of a shard within this time; 0 in local worlds.
     pub automatic_switch_min_interval_ms: u64,
+    /// Where the cell that is to lose them still reports, not within this time either.
+    pub reporting_switch_min_interval_ms: u64,
 }
 
 impl Default for Limits {
@@ -45,6 +50,7 @@ impl Default for Limits {
             report_fresh_ms: 1_000,
             observer_settle_ms: 500,
             signal_hold_ms: 1_000,
+            reporting_hold_ms: 5_000,
             canary_limit_ms: 500,
             error_window_ms: 1_000,
             error_requests_min: 20,
@@ -54,6 +60,7 @@ impl Default for Limits {
             window_ms: 600_000,
             group_failovers_per_window: 3,
             automatic_switch_min_interval_ms: 600_000,
+            reporting_switch_min_interval_ms: 60_000,
         }
     }
 }

@@ -89,8 +89,18 @@ impl Signals {
         }
     }
 
-    /// Two kinds from two regions, all of them standing for at least `hold_ms`.
-    fn convict(&self, hold_ms: u64, now_ms: u64) -> Option<Vec<Signal>> {
+    /// Two kinds from two regions, all of them standing for long enough: longer where the place still
+    /// reports, and only others speak against it.
+    fn convict(&self, holds: Holds, now_ms: u64) -> Option<Vec<Signal>> {
+        let silent = |list: &[Signal]| list.iter().any(|signal| signal.kind == SignalKind::Silent);
+        let now = self
+            .standing(holds.silent_ms, now_ms)
+            .filter(|list| silent(list));
+        now.or_else(|| self.standing(holds.reporting_ms, now_ms))
+    }
+
+    /// Two kinds from two regions that have stood for at least `hold_ms`.
+    fn standing(&self, hold_ms: u64, now_ms: u64) -> Option<Vec<Signal>> {
         let stands = |since_ms: u64| now_ms.saturating_sub(since_ms) >= hold_ms;
         let list: Vec<_> = self
             .0
@@ -105,6 +115,24 @@ impl Signals {
         let kinds: BTreeSet<_> = list.iter().map(|signal| signal.kind).collect();
         let regions: BTreeSet<_> = list.iter().map(|signal| &signal.from).collect();
         (kinds.len() >= 2 && regions.len() >= 2).then_some(list)
+    }
+}
+
+/// How long signals must stand against a place.
+#[derive(Debug, Clone, Copy)]
+struct Holds {
+    /// Where it says nothing itself.
+    silent_ms: u64,
+    /// Where it reports.
+    reporting_ms: u64,
+}
+
+impl Holds {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            silent_ms: limits.signal_hold_ms,
+            reporting_ms: limits.reporting_hold_ms,
+        }
     }
 }
 
@@ -156,10 +184,16 @@ impl Detector {
             })
             .collect();
         let blind = witnesses.is_empty() && abstain;
+        let holds = Holds::of(limits);
         // Two cities at once: nothing is moved; and once both have stood for the hold time, owner
-        // changes freeze until a person has looked.
-        if suspects(&cells, blind, 0, now_ms).len() > 1 {
-            let held = suspects(&cells, blind, limits.signal_hold_ms, now_ms);
+        // changes freeze until a person has looked. A cell that reports becomes suspect only then: when
+        // a city is lost, the load that comes to the others must not keep its shards from moving.
+        let at_once = Holds {
+            silent_ms: 0,
+            ..holds
+        };
+        if suspects(&cells, blind, at_once, now_ms).len() > 1 {
+            let held = suspects(&cells, blind, holds, now_ms);
             let frozen = held.len() > 1;
             let regions = held.into_iter().collect();
             let frozen = frozen.then_some(Verdict::Frozen(FrozenVerdict { regions }));
@@ -176,14 +210,14 @@ impl Detector {
             inside
                 .iter()
                 .for_each(|(_, cell)| signals.merge(&cell.signals));
-            if let Some(signals) = signals.convict(limits.signal_hold_ms, now_ms) {
+            if let Some(signals) = signals.convict(holds, now_ms) {
                 let ids: Vec<_> = inside.iter().map(|(id, _)| (**id).clone()).collect();
                 covered.extend(inside.iter().map(|(id, _)| **id));
                 lost.extend(verdict(reports, scope, &ids, signals));
             }
         }
         for (id, cell) in cells.iter().filter(|(id, _)| !covered.contains(**id)) {
-            if let Some(signals) = cell.signals.convict(limits.signal_hold_ms, now_ms) {
+            if let Some(signals) = cell.signals.convict(holds, now_ms) {
                 let zone = Some(&cell.view.zones).filter(|zones| zones.len() == 1);
                 let scope = Scope::Cell {
                     cell: (*id).clone(),
@@ -407,20 +441,20 @@ fn busy_cells(reports: &Reports, now_ms: u64) -> BTreeSet<CellId> {
         .collect()
 }
 
-/// Regions with a cell against which there is enough, standing for `hold_ms`; where every witness
+/// Regions with a cell against which there is enough, standing for so long; where every witness
 /// abstains, those that say nothing themselves.
 fn suspects(
     cells: &BTreeMap<&CellId, Cell<'_>>,
     blind: bool,
-    hold_ms: u64,
+    holds: Holds,
     now_ms: u64,
 ) -> BTreeSet<RegionId> {
     let suspect = |cell: &&Cell<'_>| {
         let silent = || {
             cell.silent_since_ms
-                .is_some_and(|since| now_ms - since >= hold_ms)
+                .is_some_and(|since| now_ms - since >= holds.silent_ms)
         };
-        cell.signals.convict(hold_ms, now_ms).is_some() || blind && silent()
+        cell.signals.convict(holds, now_ms).is_some() || blind && silent()
     };
     cells
         .values()

@@ -138,6 +138,15 @@ impl Verdict {
     }
 }
 
+impl LostVerdict {
+    /// Whether the place says nothing itself any more, or only others speak against it.
+    pub fn is_silent(&self) -> bool {
+        self.signals
+            .iter()
+            .any(|signal| signal.kind == SignalKind::Silent)
+    }
+}
+
 impl Scope {
     /// The city that it lies in.
     pub fn region(&self) -> &RegionId {

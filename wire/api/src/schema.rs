@@ -62,6 +62,9 @@ pub struct GroupRows {
     pub equal: bool,
     /// By member.
     pub members: Vec<MemberRows>,
+    /// The first tables that differ, with what each member holds of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub different: Vec<String>,
 }
 
 /// All rows.
@@ -71,4 +74,18 @@ pub struct RowHashes {
     pub equal: bool,
     /// By group.
     pub groups: Vec<GroupRows>,
+}
+
+impl RowHashes {
+    /// What is not equal, group by group, in words.
+    pub fn unequal(&self) -> String {
+        let groups = self.groups.iter().filter(|group| !group.equal);
+        let told = groups.map(|group| {
+            let unasked = group.members.iter().filter(|member| member.hash.is_none());
+            let unasked = unasked.map(|member| format!("{}: {}", member.member, member.note));
+            let what: Vec<String> = group.different.iter().cloned().chain(unasked).collect();
+            format!("{}: {}", group.group, what.join("; "))
+        });
+        told.collect::<Vec<_>>().join(" | ")
+    }
 }

@@ -71,7 +71,11 @@ pub(crate) fn show(output: &Path, run: &Run, seen: &Seen) -> Result<ExitCode> {
     println!("\n{}", run.report.summary());
     println!(
         "members hold the same rows: {}",
-        if rows.equal { "yes" } else { "NO" }
+        if rows.equal {
+            "yes".to_owned()
+        } else {
+            format!("NO: {}", rows.unequal())
+        }
     );
     println!("control is {}", seen.control);
     println!(

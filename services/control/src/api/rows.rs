@@ -1,6 +1,6 @@
 //! Orders that go to the databases: schemas applied, rows compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use atoll_api::{
     Code, GroupRows, MemberRows, Problem, RowHashes, SchemaGroup, SchemaOrder, SchemaResult,
 };
 use atoll_ownership::record::GroupRecord;
-use atoll_streams::agent::{Order, RowsHashed};
-use atoll_topology::{GroupId, Lsn, MemberId, format_shards};
+use atoll_streams::agent::{Order, RowsHashed, TableHash};
+use atoll_topology::{GroupId, Lsn, MemberId, ShardId, format_shards};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -20,6 +20,8 @@ use crate::observe::agents::AskedRows;
 
 /// How long a group has to apply a schema.
 const SCHEMA_LIMIT: Duration = Duration::from_secs(60);
+/// Tables of a group that are named as different.
+const DIFFERENT_SHOWN: usize = 8;
 /// How long a member has to replay and hash its rows.
 const ROWS_LIMIT: Duration = Duration::from_secs(20);
 
@@ -110,6 +112,7 @@ async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &
             group: group.clone(),
             equal: false,
             members: vec![],
+            different: vec![],
         };
     };
     let asked = |at_least| AskedRows {
@@ -131,6 +134,7 @@ async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &
     let mut all: BTreeMap<MemberId, Result<RowsHashed, String>> =
         others.await.into_iter().collect();
     all.insert(open.primary.clone(), primary);
+    let different = different(&all);
     let members: Vec<MemberRows> = all.into_iter().map(|(id, rows)| shown(id, rows)).collect();
     let first = members.first().and_then(|member| member.hash.clone());
     let equal = first.is_some() && members.iter().all(|member| member.hash == first);
@@ -138,7 +142,45 @@ async fn compare(control: &Control, group: &GroupId, record: &GroupRecord, id: &
         group: group.clone(),
         equal,
         members,
+        different,
     }
+}
+
+/// The tables that are not the same on all members that answered.
+fn different(all: &BTreeMap<MemberId, Result<RowsHashed, String>>) -> Vec<String> {
+    let answered: Vec<_> = all
+        .iter()
+        .filter_map(|(member, rows)| Some((member, rows.as_ref().ok()?)))
+        .collect();
+    let mut tables: BTreeMap<(ShardId, &str), BTreeMap<&MemberId, &TableHash>> = BTreeMap::new();
+    for (member, rows) in &answered {
+        for table in &rows.tables {
+            let held = tables.entry((table.shard, &table.table)).or_default();
+            held.insert(member, table);
+        }
+    }
+    let differs = |held: &BTreeMap<&MemberId, &TableHash>| {
+        let contents: BTreeSet<_> = held
+            .values()
+            .map(|table| (table.rows, table.hash))
+            .collect();
+        contents.len() > 1 || held.len() < answered.len()
+    };
+    let told = tables
+        .iter()
+        .filter(|(_, held)| differs(held))
+        .take(DIFFERENT_SHOWN);
+    told.map(|((shard, table), held)| {
+        let each = answered.iter().map(|(member, _)| match held.get(member) {
+            Some(table) => format!("{} rows {:016x} on {member}", table.rows, table.hash),
+            None => format!("not on {member}"),
+        });
+        format!(
+            "shard {shard}, {table}: {}",
+            each.collect::<Vec<_>>().join(", ")
+        )
+    })
+    .collect()
 }
 
 fn shown(member: MemberId, rows: Result<RowsHashed, String>) -> MemberRows {
