@@ -211,13 +211,14 @@ impl Beats {
             .collect()
     }
 
-    /// The last moment at which `k` others are known to have been there under `term`; none if
-    /// fewer ever were.
-    pub(crate) fn confirmed(&self, term: Term, k: usize) -> Option<Instant> {
+    /// The last moment at which `k` others are known to have been there under the term that we lead, or
+    /// under the one that they and we have promised to keep it through, where a switch is called off;
+    /// none if fewer ever were.
+    pub(crate) fn confirmed(&self, led: Term, promise: Term, k: usize) -> Option<Instant> {
         let contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut proved: Vec<Instant> = contacts
             .values()
-            .filter(|contact| contact.promise == term)
+            .filter(|contact| contact.promise == led || contact.promise == promise)
             .map(|contact| contact.proved)
             .collect();
         proved.sort_unstable();

@@ -216,9 +216,9 @@ pub(crate) fn watch_isolation(
         let mut opened: Option<(Term, Instant)> = None;
         loop {
             sleep(LOOK).await;
-            let (role, led) = {
+            let (role, led, promise) = {
                 let view = actor.view.borrow();
-                (view.role, view.led)
+                (view.role, view.led, view.promise)
             };
             let Some(term) = led else {
                 opened = None;
@@ -232,7 +232,7 @@ pub(crate) fn watch_isolation(
             let confirmed = if k == 0 {
                 Some(now)
             } else {
-                beats.confirmed(term, k)
+                beats.confirmed(term, promise, k)
             };
             let opened_at = opened.filter(|(of, _)| *of == term).map(|(_, at)| at);
             let Some(latest) = confirmed.max(opened_at) else {

@@ -8,8 +8,8 @@ use tokio_postgres::Client;
 use crate::WRITES_LIMIT;
 
 /// A switchover whose P2 does not end: the old owner is in a transaction, and the drain waits.
-async fn stuck() -> Result<(Group, Writers, Client)> {
-    let mut group = Group::born(GroupOptions::default()).await?;
+async fn stuck(options: GroupOptions) -> Result<(Group, Writers, Client)> {
+    let mut group = Group::born(options).await?;
     group.members_are_joined().await?;
     let writers = group.writers(4);
     writers.progress(50, WRITES_LIMIT).await?;
@@ -32,8 +32,8 @@ async fn owners(group: &Group) -> Result<Vec<String>> {
 }
 
 /// Called off while `missing` is down.
-async fn called_off(missing: Option<usize>) -> Result<()> {
-    let (mut group, writers, busy) = stuck().await?;
+async fn called_off(options: GroupOptions, missing: Option<usize>) -> Result<()> {
+    let (mut group, writers, busy) = stuck(options).await?;
     if let Some(at) = missing {
         group.agents[at].kill()?;
         group.control.forget(&group.member(at));
@@ -65,17 +65,27 @@ async fn called_off(missing: Option<usize>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switch_whose_drain_does_not_end_is_called_off_and_no_client_feels_it() -> Result<()> {
-    called_off(None).await
+    called_off(GroupOptions::default(), None).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switch_is_called_off_while_the_target_is_down() -> Result<()> {
-    called_off(Some(1)).await
+    called_off(GroupOptions::default(), Some(1)).await
+}
+
+/// The others have promised the term that is kept, and its row takes its time to come back from them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_is_not_cut_off_by_its_own_call_off() -> Result<()> {
+    let far = GroupOptions {
+        delay_ms: 200.0,
+        ..GroupOptions::default()
+    };
+    called_off(far, None).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_off_that_too_few_keep_gives_way_to_a_new_term_in_place() -> Result<()> {
-    let (mut group, writers, busy) = stuck().await?;
+    let (mut group, writers, busy) = stuck(GroupOptions::default()).await?;
     group.part(0, 1).await?;
     group.part(0, 2).await?;
     let over = group.running()?.term;
