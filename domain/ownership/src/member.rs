@@ -334,6 +334,13 @@ impl Member {
         }
     }
 
+    /// The term under which it calls the others while it leads: the one that it leads, or the one that it
+    /// has promised to keep it through, which no other member has promised to anybody else. Nobody who
+    /// has promised that one as well could be told anything under the old one.
+    pub fn calling(&self) -> Option<Term> {
+        self.leading().map(|led| led.newest(self.durable.promise))
+    }
+
     /// Whether it carries its log to `standby`, whose promise is `term`: both have promised the
     /// same, and it leads under it, feeds its target, or passes on what it follows itself.
     pub fn accepts_link(&self, standby: &MemberId, term: Term) -> bool {

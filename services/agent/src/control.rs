@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use atoll_ownership::OpKind;
 use atoll_runtime::Runtime;
 use atoll_streams::agent::{AgentReport, MemberStatus, Order, ReportBody};
 use atoll_streams::proto::agent as wire;
@@ -182,7 +183,12 @@ impl ToControl {
                     drop(self.actor.send(Command::Admit { volume }).await);
                 }
             }
-            Order::Drive(order) => self.driving.drive(order),
+            Order::Drive(order) => {
+                if order.kind == OpKind::CallOff {
+                    self.cascade.end();
+                }
+                self.driving.drive(order);
+            }
             Order::StandDown { group, term, op } => {
                 if group == self.group {
                     self.driving.stand_down(term, &op);

@@ -40,7 +40,7 @@ const CASCADE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Before a planned switch: the members that the quorum can spare follow the coming primary, and
 /// so are there when it is promoted.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Cascade(watch::Sender<Option<Through>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,11 @@ struct Through {
 }
 
 impl Cascade {
+    /// Undone at once: the switch that it was for is called off.
+    pub(crate) fn end(&self) {
+        self.0.send_replace(None);
+    }
+
     /// Begins, or begins anew; only whoever leads this term heeds it.
     pub(crate) fn order(&self, term: Term, through: MemberId) {
         self.0.send_replace(Some(Through {
@@ -156,25 +161,26 @@ pub(crate) fn repeat_follow(
             let mut patience = Patience::begins(Term::ZERO);
             loop {
                 let leading = match view.wait_for(|view| view.leading.is_some()).await {
-                    Ok(leading) => (leading.leading, leading.history.clone()),
+                    Ok(view) => (view.leading.zip(view.calling), view.history.clone()),
                     Err(_) => return,
                 };
-                let (term, history) = leading;
-                if let Some(term) = term {
+                let (terms, history) = leading;
+                if let Some((term, calling)) = terms {
                     if patience.term != term {
                         patience = Patience::begins(term);
                     }
                     let through = cascade.borrow_and_update().clone();
                     let upstream = upstream_of(&other, &config, through.as_ref(), term);
-                    // Nobody gives a log up for one that may have less than ours.
-                    let ours = upstream == config.member;
+                    // Nobody gives a log up for one that may have less than ours, nor under a term whose
+                    // row is not written.
+                    let ours = upstream == config.member && calling == term;
                     let settled = {
                         let mut rejoin = turns.lock();
                         rejoin.lead(term, usize::from(config.k), peers.ids());
                         ours && rejoin.settled(&other)
                     };
                     let call = Call::Follow {
-                        term,
+                        term: calling,
                         upstream,
                         history,
                         settled,
@@ -183,14 +189,20 @@ pub(crate) fn repeat_follow(
                     let answer = call_member(&peers, group, member, &other, &call).await;
                     debug!(%other, settled, ?answer, "follow");
                     let mut rejoin = turns.lock();
-                    patience.tell(&mut rejoin, &other, answer.as_ref().ok());
+                    if calling == term {
+                        patience.tell(&mut rejoin, &other, answer.as_ref().ok());
+                    }
                     if ours && !settled && rejoin.may_settle(&other) {
                         // It has said how it is, and it is its turn.
                         continue;
                     }
                 }
                 // An error: no more orders come.
-                drop(timeout(FOLLOW_INTERVAL, cascade.changed()).await);
+                let called = terms.map(|(_, calling)| calling);
+                tokio::select! {
+                    _ = timeout(FOLLOW_INTERVAL, cascade.changed()) => {}
+                    _ = view.wait_for(|view| view.calling != called) => {}
+                }
             }
         };
         runtime.tasks().spawn("leading", async move {

@@ -22,6 +22,8 @@ pub struct View {
     pub serving: Option<Term>,
     /// The term that it leads, its opening transaction acknowledged.
     pub leading: Option<Term>,
+    /// The term under which it calls the others while it leads.
+    pub calling: Option<Term>,
     /// Its term rows, once it leads.
     pub history: Vec<TermRow>,
     /// How its PostgreSQL ended last.
@@ -39,6 +41,7 @@ impl View {
             led: None,
             serving: None,
             leading: None,
+            calling: None,
             history: Vec::new(),
             exit: None,
         }
@@ -67,6 +70,7 @@ impl View {
             led,
             serving: member.serving(),
             leading: member.leading(),
+            calling: member.calling(),
             history: Vec::new(),
             exit: None,
         }

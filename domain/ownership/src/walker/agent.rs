@@ -384,7 +384,8 @@ impl World {
     /// coming primary at a time, and undo it soon; nothing may depend on that.
     pub(super) fn lead(&mut self, at: At, to: At, through: At) -> bool {
         let node = self.node(at);
-        let Some(term) = node.member.leading().filter(|_| node.alive) else {
+        let leads = node.member.leading().zip(node.member.calling());
+        let Some((led, term)) = leads.filter(|_| node.alive) else {
             return false;
         };
         let listed = |member| node.awaited.members.contains(member);
@@ -395,12 +396,12 @@ impl World {
         others.retain(|other| *other != at);
         let (others, asked) = (self.ids_of(&others), self.ids_of(&[to, through]));
         let node = self.at(at);
-        node.rejoin.lead(term, k, others.iter());
+        node.rejoin.lead(led, k, others.iter());
         let call = Call::Follow {
             term,
             upstream: asked[1].clone(),
             history: node.log.rows().to_vec(),
-            settled: node.rejoin.settled(&asked[0]),
+            settled: term == led && node.rejoin.settled(&asked[0]),
         };
         self.send(Message::Call { from: at, to, call });
         true

@@ -11,7 +11,8 @@ use atoll_ownership::record::{Begin, GroupRecord, Op, Opened, RunPhase};
 use atoll_ownership::{OpKind, Progress, TermRow};
 use atoll_routing::Closed;
 use atoll_store::StoreError;
-use atoll_streams::{Role, agent::Order};
+use atoll_streams::Role;
+use atoll_streams::agent::{Heard, Order};
 use atoll_topology::{GroupId, MemberId, Term};
 use thiserror::Error;
 use tracing::{info, warn};
@@ -28,6 +29,8 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 pub(crate) const CONVERGENCE: Duration = Duration::from_millis(3_000);
 /// How long a planned switch waits for the spare members to follow its target ahead of P2.
 const CASCADED: Duration = Duration::from_millis(500);
+/// Three beats: a member that another one has not heard for longer may be out of its reach.
+const HEARD_LATELY_MS: u64 = 600;
 /// An op's time, from P1.
 pub(crate) const OP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a step that could not be done, before everything is looked at again.
@@ -273,15 +276,20 @@ async fn cascade(control: &Control, record: &GroupRecord, op: &Op) {
         .len()
         .saturating_sub(1 + usize::from(record.k));
     let Some(open) = &record.open else { return };
-    if op.kind != OpKind::Switchover || spare == 0 {
+    // Through a member that the primary does not hear, the quorum would be cut off with it.
+    let heard = control.agents.member(&open.primary).is_some_and(|primary| {
+        let lately = |heard: &Heard| heard.member == op.target && heard.ago_ms < HEARD_LATELY_MS;
+        primary.status.heard.iter().any(lately)
+    });
+    if op.kind != OpKind::Switchover || spare == 0 || !heard {
         return;
     }
-    let order = Order::Cascade {
+    let order = |through: &MemberId| Order::Cascade {
         group: record.group.clone(),
         term: open.term,
-        through: op.target.clone(),
+        through: through.clone(),
     };
-    if !control.agents.order(&open.primary, order) {
+    if !control.agents.order(&open.primary, order(&op.target)) {
         return;
     }
     let followed = control.agents.until(|agents| {
@@ -291,6 +299,9 @@ async fn cascade(control: &Control, record: &GroupRecord, op: &Op) {
     });
     if tokio::time::timeout(CASCADED, followed).await.is_ok() {
         control.timeline.mark(op, &record.group, "cascaded");
+    } else {
+        // Users need the quorum until P3: everybody follows the primary again.
+        control.agents.order(&open.primary, order(&open.primary));
     }
 }
 

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use atoll_ownership::OpKind;
+use atoll_streams::agent::Order;
 use atoll_testkit::data::{Group, GroupOptions, Writers};
+use atoll_topology::Term;
 use tokio_postgres::Client;
 
 use crate::WRITES_LIMIT;
@@ -81,6 +83,46 @@ async fn a_primary_is_not_cut_off_by_its_own_call_off() -> Result<()> {
         ..GroupOptions::default()
     };
     called_off(far, None).await
+}
+
+/// The spare member follows the target already when the two are cut off from each other, old and
+/// coming primary: nothing can be acknowledged until it follows the old one again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_off_brings_back_who_follows_a_target_that_is_cut_off() -> Result<()> {
+    let (mut group, writers, busy) = stuck(GroupOptions::default()).await?;
+    let before = writers.tally();
+    let (primary, spare) = (group.member(0), group.member(2));
+    let cascade = Order::Cascade {
+        group: group.running()?.group,
+        term: Term::new(2),
+        through: group.member(1),
+    };
+    group.control.order(&primary, cascade).await?;
+    let through = group.member(1);
+    let followed = group.control.until(WRITES_LIMIT, "the cascade", |control| {
+        let upstream = control.status(&spare)?.upstream;
+        (upstream.as_ref() == Some(&through)).then_some(())
+    });
+    followed.await?;
+    group.part(0, 1).await?;
+    let over = group.running()?.term;
+    let order = group.begin(OpKind::CallOff, 0, &[], Some(over)).await?;
+    group.finish_op(&order).await?;
+    writers.release();
+    busy.batch_execute("COMMIT").await?;
+    writers.progress(50, WRITES_LIMIT).await?;
+    let tally = writers.stop().await;
+    ensure!(
+        tally.unknown == before.unknown && tally.refused == before.refused,
+        "a client felt it: {} then {}",
+        before.line(),
+        tally.line()
+    );
+    ensure!(group.term_rows(0).await? == [(2, 2), (4, 2)]);
+    group.nothing_is_lost(&tally, "a").await?;
+    group.heal()?;
+    group.members_are_equal().await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
