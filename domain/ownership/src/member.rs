@@ -76,6 +76,9 @@ pub enum Stage {
     Isolated,
     /// Promised a newer term.
     Closed,
+    /// Promised a newer term while PostgreSQL leaves recovery: what its log shows, its timeline above
+    /// all, is about to change.
+    Overtaken,
     /// Demoted: feeds its target and nobody else.
     Demoted {
         /// The coming primary.
@@ -107,6 +110,11 @@ pub enum Input {
     },
     /// PostgreSQL has left recovery.
     Promoted {
+        /// The term it was for.
+        term: Term,
+    },
+    /// The promotion came to nothing, as far as can be told.
+    NotPromoted {
         /// The term it was for.
         term: Term,
     },
@@ -355,7 +363,7 @@ impl Member {
                 ..
             } => standby == target,
             Role::Primary {
-                stage: Stage::Closed,
+                stage: Stage::Closed | Stage::Overtaken,
                 ..
             } => self.prepared == Some(term),
             Role::Primary { .. } => true,
@@ -364,7 +372,16 @@ impl Member {
 
     /// Whether its log can make it a recruit.
     pub fn readable(&self) -> bool {
-        self.durable.mark == Mark::None && !matches!(self.role, Role::Down | Role::Rebuilding)
+        let changing = matches!(
+            self.role,
+            Role::Down
+                | Role::Rebuilding
+                | Role::Primary {
+                    stage: Stage::Overtaken,
+                    ..
+                }
+        );
+        self.durable.mark == Mark::None && !changing
     }
 
     /// What follows from `input`.
@@ -379,6 +396,7 @@ impl Member {
             Input::RebuildFailed => self.rebuild_failed(),
             Input::Promote { term } => self.promote(term),
             Input::Promoted { term } => self.promoted(term),
+            Input::NotPromoted { term } => self.promotion_over(term),
             Input::OpeningTransaction { term, grants } => self.opening(term, grants),
             Input::OpeningAcknowledged { term } => {
                 self.advance(term, Stage::Promoted, Stage::Opened);

@@ -311,3 +311,59 @@ fn a_rewind_goes_on_though_the_end_of_postgresql_is_told_late() {
     assert_eq!(member.step(Input::PostgresExited), []);
     assert!(member.step(Input::Rebuilt).contains(&Output::StartStandby));
 }
+
+/// A member was prepared for term 10 while its PostgreSQL was being promoted for term 9. It showed
+/// a standby's timeline, won, and kept another one than everybody had been told.
+#[test]
+fn a_member_that_is_being_promoted_is_no_recruit_until_that_is_over() {
+    let (nine, ten) = (Term::new(9), Term::new(10));
+    for over in [
+        Input::Promoted { term: nine },
+        Input::NotPromoted { term: nine },
+    ] {
+        let mut member = started(id("g-1"), 2);
+        member.step(Input::Call(Call::Prepare { term: nine }));
+        member.step(Input::Promote { term: nine });
+        for _ in 0..2 {
+            let answers = member.step(Input::Call(Call::Prepare { term: ten }));
+            assert!(answers.contains(&Output::ClosePort));
+            assert!(!member.readable());
+            let denied = [Output::Deny(Refused::NotReady)];
+            assert_eq!(member.step(Input::Promote { term: ten }), denied);
+        }
+        member.step(over);
+        assert!(member.readable());
+        member.step(Input::Call(Call::Prepare { term: ten }));
+        // A running primary by now: only its row is new.
+        assert_eq!(member.step(Input::Promote { term: ten }), []);
+    }
+}
+
+/// While a switch is called off, the leader calls under the term that it keeps.
+#[test]
+fn a_leader_calls_under_the_term_that_it_has_promised_to_keep() {
+    let (three, five) = (Term::new(3), Term::new(5));
+    let mut member = started(id("g-1"), 2);
+    member.step(Input::Call(Call::Prepare { term: three }));
+    member.step(Input::Promote { term: three });
+    member.step(Input::Promoted { term: three });
+    member.step(Input::OpeningAcknowledged { term: three });
+    assert_eq!(member.calling(), Some(three));
+    member.step(Input::Open { term: three });
+    let keep = Call::Keep {
+        term: five,
+        open: three,
+    };
+    member.step(Input::Call(keep));
+    assert_eq!(
+        (member.leading(), member.calling()),
+        (Some(three), Some(five))
+    );
+    member.step(Input::KeptOpen { term: five });
+    assert_eq!(
+        (member.leading(), member.calling()),
+        (Some(five), Some(five))
+    );
+    member.step(Input::Call(Call::Prepare { term: Term::new(6) }));
+    assert_eq!(member.calling(), None);
+}

@@ -279,9 +279,11 @@ impl Actor {
             Command::StandbyUp { .. } => Ok(()),
             Command::Exited { start, exit } => self.exited(start, &exit).await,
             Command::Promoted { term, result, done } => {
-                if result.is_ok() {
-                    self.input(Input::Promoted { term }, None).await?;
-                }
+                let ended = match &result {
+                    Ok(_) => Input::Promoted { term },
+                    Err(_) => Input::NotPromoted { term },
+                };
+                self.input(ended, None).await?;
                 reply(done, result);
                 Ok(())
             }

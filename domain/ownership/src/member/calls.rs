@@ -67,7 +67,12 @@ impl Member {
                 *linked = false;
                 outputs.push(Output::AwaitReceiverGone);
             }
-            Role::Primary { stage, .. } => *stage = Stage::Closed,
+            Role::Primary { stage, .. } => {
+                *stage = match stage {
+                    Stage::Promoting | Stage::Overtaken => Stage::Overtaken,
+                    _ => Stage::Closed,
+                }
+            }
             Role::Down | Role::Rebuilding => {}
         }
         // A recruit in any case; but a promise that was read from the disk, or used, makes no

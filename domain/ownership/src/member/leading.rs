@@ -8,7 +8,14 @@ use crate::messages::{Grant, Refused};
 
 impl Member {
     pub(super) fn promote(&mut self, term: Term) -> Vec<Output> {
-        let ready = self.prepared == Some(term) && self.durable.promise == term;
+        let over = !matches!(
+            self.role,
+            Role::Primary {
+                stage: Stage::Overtaken,
+                ..
+            }
+        );
+        let ready = self.prepared == Some(term) && self.durable.promise == term && over;
         if !ready && !weakened!(self, promote_twice) {
             return vec![Output::Deny(Refused::NotReady)];
         }
@@ -38,9 +45,23 @@ impl Member {
     }
 
     pub(super) fn promoted(&mut self, term: Term) -> Vec<Output> {
+        self.promotion_over(term);
         self.advance(term, Stage::Promoting, Stage::Promoted);
         if weakened!(self, opens_before_open) {
             return vec![Output::OpenPort { term }];
+        }
+        vec![]
+    }
+
+    /// The log of a member that promised a newer term meanwhile is what it shows from here on.
+    pub(super) fn promotion_over(&mut self, term: Term) -> Vec<Output> {
+        if let Role::Primary {
+            led,
+            stage: stage @ Stage::Overtaken,
+        } = &mut self.role
+            && *led == term
+        {
+            *stage = Stage::Closed;
         }
         vec![]
     }

@@ -198,11 +198,19 @@ impl World {
 
     fn are_back(&self, group: u8) -> bool {
         let stored = &self.newest(group).stored;
+        let serve = |node: &&Node| node.group == group && node.port.is_some();
+        let serving = self.nodes.iter().filter(serve);
+        let awaited: Vec<At> = serving
+            .flat_map(|node| node.awaited.members.clone())
+            .collect();
         let whole = |member: &Admitted| {
             let node = self.node(Self::index(&member.id));
             let follows = node.link.is_some_and(|link| link.established) || node.port.is_some();
             let lost = node.disk.mark == Mark::Lost || node.nonce() != member.volume;
-            lost || follows && node.disk.mark == Mark::None && node.log.len() >= node.needs
+            let came = follows && node.disk.mark == Mark::None && node.log.len() >= node.needs;
+            // By a policy that an op overtook, which the primary has carried out all the same.
+            let left = !awaited.contains(&Self::index(&member.id));
+            lost || left || came
         };
         stored.policy.is_some() || stored.record.members.iter().all(whole)
     }

@@ -308,6 +308,7 @@ pub(super) fn input(input: &Input) -> String {
         Input::OpeningTransaction { term, .. } => format!("open term {term}"),
         Input::Open { term } => format!("serve term {term}"),
         Input::Promoted { .. }
+        | Input::NotPromoted { .. }
         | Input::OpeningAcknowledged { .. }
         | Input::KeptOpen { .. }
         | Input::Started

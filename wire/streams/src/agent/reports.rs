@@ -192,7 +192,7 @@ impl From<&member::Role> for MemberRole {
                 Stage::Opened => Self::Opened,
                 Stage::Serving => Self::Serving,
                 Stage::Isolated => Self::Isolated,
-                Stage::Closed => Self::Closed,
+                Stage::Closed | Stage::Overtaken => Self::Closed,
                 Stage::Demoted { .. } => Self::Demoted,
             },
         }
