@@ -65,7 +65,7 @@ where
     for _ in 0..DRAIN_ATTEMPTS_MAX {
         match attempt(session, layout, change).await {
             Ok(()) => return Ok(Moved::Done),
-            Err(error) if matches!(error.sqlstate(), Some(LOCK_NOT_AVAILABLE | DEADLOCK)) => {
+            Err(error) if is_busy(&error) => {
                 between(idle_sessions(session).await?);
                 sleep(PAUSE).await;
             }
@@ -73,6 +73,11 @@ where
         }
     }
     Ok(Moved::Busy)
+}
+
+/// Whether somebody else holds what is needed, for now.
+fn is_busy(error: &Error) -> bool {
+    matches!(error.sqlstate(), Some(LOCK_NOT_AVAILABLE | DEADLOCK))
 }
 
 async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result<(), Error> {
@@ -102,9 +107,9 @@ async fn attempt(session: &Session, layout: &Layout, change: &InPlace) -> Result
             let rolled_back = session
                 .execute("roll back the owner change", "ROLLBACK")
                 .await;
-            // What went wrong first is the reason, unless it is one to try again.
+            // What went wrong first is the reason, unless it is to be tried again: that needs a session.
             match rolled_back {
-                Err(lost) if error.sqlstate().is_some() => Err(lost),
+                Err(lost) if is_busy(&error) => Err(lost),
                 _ => Err(error),
             }
         }

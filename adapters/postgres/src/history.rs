@@ -173,7 +173,7 @@ pub fn settle_histories(layout: &Layout, account: Option<Account>) -> Result<(),
 /// `end` has not reached.
 pub fn forget_unreached(layout: &Layout, timeline: u32, end: Lsn) -> Result<(), Error> {
     for (id, path) in files(&layout.wal())? {
-        let unreached = |fork: &Fork| fork.at > end;
+        let unreached = |fork: &Fork| fork.at >= end;
         if id > timeline && forks(&read(&path)?).last().is_some_and(unreached) {
             fs::remove_file(&path).map_err(Error::file("remove", &path))?;
         }

@@ -52,9 +52,12 @@ pub async fn open_term(
             Ok(row)
         }
         Err(error) => {
-            session
-                .execute("roll back the opening transaction", "ROLLBACK")
-                .await?;
+            // Where that fails too, what went wrong first is the reason, and nothing is committed.
+            drop(
+                session
+                    .execute("roll back the opening transaction", "ROLLBACK")
+                    .await,
+            );
             Err(error)
         }
     }

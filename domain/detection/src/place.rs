@@ -55,9 +55,12 @@ impl Sense {
         let first = self.window.front().map_or(seen, |(_, first)| *first);
         let requests = seen.requests - first.requests;
         let errors = seen.errors.saturating_sub(first.errors);
-        let bad = requests >= limits.error_requests_min
-            && (errors * 100 >= requests * limits.error_rate_percent
-                || seen.latency_p99_ms >= limits.latency_p99_max_ms);
+        // Too few answers say nothing, neither way: users of a cell that fails go away.
+        if requests < limits.error_requests_min {
+            return;
+        }
+        let bad = errors * 100 >= requests * limits.error_rate_percent
+            || seen.latency_p99_ms >= limits.latency_p99_max_ms;
         self.errors_bad_since_ms = bad.then(|| self.errors_bad_since_ms.unwrap_or(at_ms));
     }
 

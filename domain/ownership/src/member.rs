@@ -113,7 +113,7 @@ pub enum Input {
         /// The term it was for.
         term: Term,
     },
-    /// The promotion came to nothing, as far as can be told.
+    /// The promotion failed; nobody knows whether PostgreSQL goes on with it.
     NotPromoted {
         /// The term it was for.
         term: Term,
@@ -343,8 +343,9 @@ impl Member {
     }
 
     /// The term under which it calls the others while it leads: the one that it leads, or the one that it
-    /// has promised to keep it through, which no other member has promised to anybody else. Nobody who
-    /// has promised that one as well could be told anything under the old one.
+    /// has promised to keep it through. Nobody who keeps that one as well could be told anything under the
+    /// old one; and whoever has not answered `Kept` is asked to keep it first, for it may have promised
+    /// itself to a term in between.
     pub fn calling(&self) -> Option<Term> {
         self.leading().map(|led| led.newest(self.durable.promise))
     }
@@ -396,7 +397,7 @@ impl Member {
             Input::RebuildFailed => self.rebuild_failed(),
             Input::Promote { term } => self.promote(term),
             Input::Promoted { term } => self.promoted(term),
-            Input::NotPromoted { term } => self.promotion_over(term),
+            Input::NotPromoted { term } => self.not_promoted(term),
             Input::OpeningTransaction { term, grants } => self.opening(term, grants),
             Input::OpeningAcknowledged { term } => {
                 self.advance(term, Stage::Promoted, Stage::Opened);

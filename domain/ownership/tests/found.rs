@@ -317,35 +317,54 @@ fn a_rewind_goes_on_though_the_end_of_postgresql_is_told_late() {
 #[test]
 fn a_member_that_is_being_promoted_is_no_recruit_until_that_is_over() {
     let (nine, ten) = (Term::new(9), Term::new(10));
-    for over in [
-        Input::Promoted { term: nine },
-        Input::NotPromoted { term: nine },
-    ] {
-        let mut member = started(id("g-1"), 2);
-        member.step(Input::Call(Call::Prepare { term: nine }));
-        member.step(Input::Promote { term: nine });
-        for _ in 0..2 {
-            let answers = member.step(Input::Call(Call::Prepare { term: ten }));
-            assert!(answers.contains(&Output::ClosePort));
-            assert!(!member.readable());
-            let denied = [Output::Deny(Refused::NotReady)];
-            assert_eq!(member.step(Input::Promote { term: ten }), denied);
+    let mut member = promoting(nine);
+    for _ in 0..2 {
+        let answers = member.step(Input::Call(Call::Prepare { term: ten }));
+        assert!(answers.contains(&Output::ClosePort));
+        assert!(!member.readable());
+        let denied = [Output::Deny(Refused::NotReady)];
+        assert_eq!(member.step(Input::Promote { term: ten }), denied);
+    }
+    member.step(Input::Promoted { term: nine });
+    assert!(member.readable());
+    member.step(Input::Call(Call::Prepare { term: ten }));
+    // A running primary by now: only its row is new.
+    assert_eq!(member.step(Input::Promote { term: ten }), []);
+}
+
+fn promoting(term: Term) -> Member {
+    let mut member = started(id("g-1"), 2);
+    member.step(Input::Call(Call::Prepare { term }));
+    member.step(Input::Promote { term });
+    member
+}
+
+/// A promotion fails, as on a full disk, before or after the next term is heard of. PostgreSQL may go on
+/// with it, or be a standby: it ends, and is a recruit when it has come back.
+#[test]
+fn a_member_whose_promotion_failed_comes_back_as_a_standby() {
+    let (nine, ten) = (Term::new(9), Term::new(10));
+    for overtaken in [false, true] {
+        let mut member = promoting(nine);
+        if overtaken {
+            member.step(Input::Call(Call::Prepare { term: ten }));
         }
-        member.step(over);
+        let outputs = member.step(Input::NotPromoted { term: nine });
+        assert!(outputs.ends_with(&[Output::StopPostgres, Output::StartStandby]));
+        assert!(!member.readable());
+        member.step(Input::StandbyUp);
+        let again = Term::new(11);
+        member.step(Input::Call(Call::Prepare { term: again }));
         assert!(member.readable());
-        member.step(Input::Call(Call::Prepare { term: ten }));
-        // A running primary by now: only its row is new.
-        assert_eq!(member.step(Input::Promote { term: ten }), []);
+        let promotes = [Output::Promote { term: again }];
+        assert_eq!(member.step(Input::Promote { term: again }), promotes);
     }
 }
 
-/// While a switch is called off, the leader calls under the term that it keeps.
-#[test]
-fn a_leader_calls_under_the_term_that_it_has_promised_to_keep() {
+/// A member that leads term 3, and has promised to keep it through term 5.
+fn keeping() -> Member {
     let (three, five) = (Term::new(3), Term::new(5));
-    let mut member = started(id("g-1"), 2);
-    member.step(Input::Call(Call::Prepare { term: three }));
-    member.step(Input::Promote { term: three });
+    let mut member = promoting(three);
     member.step(Input::Promoted { term: three });
     member.step(Input::OpeningAcknowledged { term: three });
     assert_eq!(member.calling(), Some(three));
@@ -355,15 +374,56 @@ fn a_leader_calls_under_the_term_that_it_has_promised_to_keep() {
         open: three,
     };
     member.step(Input::Call(keep));
+    member
+}
+
+/// A primary was isolated for a moment when its call-off's row was acknowledged, and never opened again.
+#[test]
+fn an_isolated_primary_whose_call_off_is_acknowledged_opens_again() {
+    let five = Term::new(5);
+    let mut member = keeping();
+    assert_eq!(member.step(Input::Isolated), [Output::ClosePort]);
     assert_eq!(
-        (member.leading(), member.calling()),
-        (Some(three), Some(five))
+        member.step(Input::Heard),
+        [],
+        "nobody knows who has kept it"
     );
     member.step(Input::KeptOpen { term: five });
-    assert_eq!(
-        (member.leading(), member.calling()),
-        (Some(five), Some(five))
-    );
+    assert_eq!(member.step(Input::Heard), [Output::OpenPort { term: five }]);
+}
+
+/// The row of a call-off came over a link that stood, before its leader had read it: the leader's list
+/// is out of date, and the link stays.
+#[test]
+fn a_member_that_has_the_row_of_a_call_off_keeps_its_link() {
+    let mut member = started(id("g-2"), 3);
+    let rows = [TermRow {
+        term: Term::new(3),
+        timeline: 3,
+        fork: Lsn(50),
+        primary: id("g-1"),
+        members: vec![],
+        k: 1,
+        op: String::new(),
+    }];
+    member.step(follow(3, "g-1", &rows, true));
+    member.step(Input::Compared(end(3, 3, 60)));
+    member.step(follow(5, "g-1", &rows, false));
+    let outputs = member.step(Input::Compared(end(5, 3, 70)));
+    assert!(!outputs.contains(&Output::CutLinks { except: None }));
+    let upstream = member.durable().upstream.clone();
+    assert_eq!(upstream, Some(id("g-1")));
+}
+
+/// While a switch is called off, the leader calls under the term that it keeps.
+#[test]
+fn a_leader_calls_under_the_term_that_it_has_promised_to_keep() {
+    let (three, five) = (Term::new(3), Term::new(5));
+    let mut member = keeping();
+    let terms = |member: &Member| (member.leading(), member.calling());
+    assert_eq!(terms(&member), (Some(three), Some(five)));
+    member.step(Input::KeptOpen { term: five });
+    assert_eq!(terms(&member), (Some(five), Some(five)));
     member.step(Input::Call(Call::Prepare { term: Term::new(6) }));
     assert_eq!(member.calling(), None);
 }

@@ -215,7 +215,7 @@ impl Acts {
         let unreached = |timelines: &Timelines| {
             timelines
                 .iter()
-                .any(|(id, fork)| *id > timeline && fork.at > end)
+                .any(|(id, fork)| *id > timeline && fork.at >= end)
         };
         if !line.state.standby
             || !read_timelines(layout).is_ok_and(|timelines| unreached(&timelines))

@@ -214,11 +214,11 @@ impl Beats {
     /// The last moment at which `k` others are known to have been there under the term that we lead, or
     /// under the one that they and we have promised to keep it through, where a switch is called off;
     /// none if fewer ever were.
-    pub(crate) fn confirmed(&self, led: Term, promise: Term, k: usize) -> Option<Instant> {
+    pub(crate) fn confirmed(&self, led: Term, kept: Term, k: usize) -> Option<Instant> {
         let contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut proved: Vec<Instant> = contacts
             .values()
-            .filter(|contact| contact.promise == led || contact.promise == promise)
+            .filter(|contact| contact.promise == led || contact.promise == kept)
             .map(|contact| contact.proved)
             .collect();
         proved.sort_unstable();

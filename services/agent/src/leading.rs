@@ -23,6 +23,9 @@ use crate::rejoin::REBUILD_LIMIT;
 /// A member that has not followed yet is asked again after this.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A member that does not keep the term of a call-off is asked again after this.
+const KEEP_AGAIN: Duration = Duration::from_millis(100);
+
 /// A member that has not answered for this long is not waited for: the next one's log may be given
 /// up meanwhile.
 const LOST_LIMIT: Duration = Duration::from_secs(5);
@@ -179,6 +182,19 @@ pub(crate) fn repeat_follow(
                         rejoin.lead(term, usize::from(config.k), peers.ids());
                         ours && rejoin.settled(&other)
                     };
+                    if calling != term {
+                        let call = Call::Keep {
+                            term: calling,
+                            open: term,
+                        };
+                        let (group, member) = (&config.group, &config.member);
+                        let kept = call_member(&peers, group, member, &other, &call).await;
+                        if !matches!(kept, Ok(Answer::Kept { .. })) {
+                            debug!(%other, ?kept, "keep");
+                            sleep(KEEP_AGAIN).await;
+                            continue;
+                        }
+                    }
                     let call = Call::Follow {
                         term: calling,
                         upstream,
@@ -228,9 +244,9 @@ pub(crate) fn watch_isolation(
         let mut opened: Option<(Term, Instant)> = None;
         loop {
             sleep(LOOK).await;
-            let (role, led, promise) = {
+            let (role, led, calling) = {
                 let view = actor.view.borrow();
-                (view.role, view.led, view.promise)
+                (view.role, view.led, view.calling)
             };
             let Some(term) = led else {
                 opened = None;
@@ -244,7 +260,7 @@ pub(crate) fn watch_isolation(
             let confirmed = if k == 0 {
                 Some(now)
             } else {
-                beats.confirmed(term, promise, k)
+                beats.confirmed(term, calling.unwrap_or(term), k)
             };
             let opened_at = opened.filter(|(of, _)| *of == term).map(|(_, at)| at);
             let Some(latest) = confirmed.max(opened_at) else {

@@ -209,11 +209,18 @@ impl Member {
         // may have been acknowledged is not given up for that. The promise can be older than the
         // log where a term was only kept (`Keep`) by the others.
         let carried = end.position.term;
-        if carried.supersedes(term) && !weakened!(self, no_promise_check) {
+        // A call-off's row is there before its leader has read it.
+        let unread = carried == term && !history.iter().any(|row| row.term == carried);
+        if (carried.supersedes(term) || unread) && !weakened!(self, no_promise_check) {
             if self.durable.upstream.as_ref() != Some(&upstream) {
                 self.role = Role::Standby { linked: false };
             }
-            return refuse(term, Refused::Promised { promise: carried });
+            let why = if unread {
+                Refused::NotReady
+            } else {
+                Refused::Promised { promise: carried }
+            };
+            return refuse(term, why);
         }
         if path == JoinPath::Stream {
             self.settled = settled.then_some(term);

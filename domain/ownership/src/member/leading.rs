@@ -45,16 +45,7 @@ impl Member {
     }
 
     pub(super) fn promoted(&mut self, term: Term) -> Vec<Output> {
-        self.promotion_over(term);
-        self.advance(term, Stage::Promoting, Stage::Promoted);
-        if weakened!(self, opens_before_open) {
-            return vec![Output::OpenPort { term }];
-        }
-        vec![]
-    }
-
-    /// The log of a member that promised a newer term meanwhile is what it shows from here on.
-    pub(super) fn promotion_over(&mut self, term: Term) -> Vec<Output> {
+        // The log of a member that promised a newer term meanwhile is what it shows from here on.
         if let Role::Primary {
             led,
             stage: stage @ Stage::Overtaken,
@@ -63,7 +54,31 @@ impl Member {
         {
             *stage = Stage::Closed;
         }
+        self.advance(term, Stage::Promoting, Stage::Promoted);
+        if weakened!(self, opens_before_open) {
+            return vec![Output::OpenPort { term }];
+        }
         vec![]
+    }
+
+    /// What PostgreSQL is now can only be told once it has ended: it comes back as a standby.
+    pub(super) fn not_promoted(&mut self, term: Term) -> Vec<Output> {
+        match &self.role {
+            Role::Primary {
+                led,
+                stage: Stage::Promoting | Stage::Overtaken,
+            } if *led == term => {}
+            _ => return vec![],
+        }
+        self.prepared = None;
+        self.made = None;
+        self.role = Role::Down;
+        vec![
+            Output::ClosePort,
+            Output::CutLinks { except: None },
+            Output::StopPostgres,
+            Output::StartStandby,
+        ]
     }
 
     pub(super) fn opening(&mut self, term: Term, grants: Vec<Grant>) -> Vec<Output> {
@@ -98,7 +113,7 @@ impl Member {
     pub(super) fn kept_open(&mut self, term: Term) -> Vec<Output> {
         if let Role::Primary {
             led,
-            stage: Stage::Serving,
+            stage: Stage::Serving | Stage::Isolated,
         } = &mut self.role
             && self.durable.promise == term
         {

@@ -395,8 +395,14 @@ impl World {
         let (k, mut others) = (usize::from(node.awaited.k), node.awaited.members.clone());
         others.retain(|other| *other != at);
         let (others, asked) = (self.ids_of(&others), self.ids_of(&[to, through]));
+        let kept = self.node(to).member.durable().promise == term;
         let node = self.at(at);
         node.rejoin.lead(led, k, others.iter());
+        if term != led && !kept {
+            let call = Call::Keep { term, open: led };
+            self.send(Message::Call { from: at, to, call });
+            return true;
+        }
         let call = Call::Follow {
             term,
             upstream: asked[1].clone(),

@@ -324,9 +324,7 @@ impl World {
         let node = self.node(Self::index(&op.target));
         let opens = |waiting: &Waiting| {
             let this = match &waiting.what {
-                // A call-off cannot bring a member back whose link broke meanwhile; control's next
-                // op can.
-                Commit::Opening { term, in_place, .. } => *term == op.term && !in_place,
+                Commit::Opening { term, .. } => *term == op.term,
                 Commit::Write { .. } | Commit::Owners | Commit::Policy { .. } => false,
             };
             this && waiting.heard && waiting.run == node.run

@@ -36,7 +36,7 @@ pub enum Order {
         group: GroupId,
         /// The term that is led.
         term: Term,
-        /// The coming primary.
+        /// The coming primary; the primary itself: everybody follows it again.
         through: MemberId,
     },
     /// Run this in each shard's schema.

@@ -187,12 +187,12 @@ impl From<&member::Role> for MemberRole {
             Role::Standby { linked: false } => Self::Sealed,
             Role::Rebuilding => Self::Rebuilding,
             Role::Primary { stage, .. } => match stage {
-                Stage::Promoting => Self::Promoting,
+                Stage::Promoting | Stage::Overtaken => Self::Promoting,
                 Stage::Promoted => Self::Promoted,
                 Stage::Opened => Self::Opened,
                 Stage::Serving => Self::Serving,
                 Stage::Isolated => Self::Isolated,
-                Stage::Closed | Stage::Overtaken => Self::Closed,
+                Stage::Closed => Self::Closed,
                 Stage::Demoted { .. } => Self::Demoted,
             },
         }
