@@ -204,7 +204,7 @@ async fn a_log_behind_timelines_that_nobody_wrote_is_read_to_its_end_after_a_cra
         .ready(|| Session::open(&m.runtime, &m.options.layout))
         .await
         .unwrap();
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let after = loop {
         assert!(started.elapsed().as_secs() < 60, "replay does not end");
         let after = read_line(&session, &m.options.layout).await.unwrap();
